@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An image, opened: verified, converted and cached, ready to be a machine's root disk.
+ *
+ * Not thread-safe; several processes may open the same image at once.
+ */
+#ifndef SM_OCI_IMAGE_H
+#define SM_OCI_IMAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <supermachine/supermachine.h>
+
+struct oci_store;
+struct oci_image;
+
+/* `dir`: NULL for $SUPERMACHINE_HOME, else $XDG_DATA_HOME/supermachine, else ~/.local/share/supermachine. */
+int oci_store_open(struct oci_store **ret, const char *dir, struct sm_error *err);
+void oci_store_free(struct oci_store *store);
+
+/* Long work, told as it happens. `done` and `total` are bytes; total 0: not known. */
+struct oci_progress {
+    void (*fn)(void *ctx, const char *what, uint64_t done, uint64_t total);
+    void *ctx;
+};
+
+struct oci_open_options {
+    const char *platform; /* "os/arch[/variant]", NULL: linux on this host's architecture */
+    const struct oci_progress *progress;
+};
+
+/* `ref`: "oci:DIR[:TAG]". The store must outlive the image. */
+int oci_image_open(struct oci_image **ret, struct oci_store *store, const char *ref,
+                   const struct oci_open_options *options, struct sm_error *err);
+void oci_image_free(struct oci_image *img);
+
+/* The image's run configuration (image-spec config.md). Lists end with NULL and are never NULL; strings may be "". */
+struct oci_config {
+    char **entrypoint, **cmd, **env;
+    char *working_dir, *user, *stop_signal;
+    char **exposed_ports; /* "80/tcp" */
+    char *os, *architecture, *variant;
+};
+
+const struct oci_config *oci_image_config(const struct oci_image *img);
+const char *oci_image_digest(const struct oci_image *img); /* of the manifest, "sha256:..." */
+
+/* A piece of the root disk: `length` bytes of `fd` from `offset` (all multiples of 4096). The image owns `fd`. */
+struct oci_extent {
+    int fd;
+    uint64_t offset, length;
+};
+
+/* The root disk (EROFS): its pieces back to back, the metadata first. Returns how many. */
+unsigned oci_image_extents(const struct oci_image *img, const struct oci_extent **ret);
+
+#endif
