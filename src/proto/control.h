@@ -228,7 +228,7 @@ uint32_t control_frame_id(const void *frame, size_t len);
 void control_request_done(struct control_request *req);
 void control_report_done(struct control_report *rep);
 
-/* "power-off", "panic", ... */
+/* "power-off", "panic", ...; "" for a number that is none. */
 const char *control_exit_name(enum control_exit_reason reason);
 
 #endif
