@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# The verbs of the project; `make help` lists them. Meson does the building, everything goes to build/.
+
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+DESTDIR ?=
+B := build
+OUT := $(B)/out
+GUEST := $(B)/guest
+ARCH := $(shell uname -m)
+FUZZ_SECONDS ?= 30
+
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := all
+.PHONY: all setup kernel guest images check unit integration asan lint fmt fuzz cross-arm64 bench soak testbed demo \
+	install clean help
+
+all: guest ## build the programs, the library and the guest agent
+	@scripts/meson-build $(OUT)
+
+setup: ## install the Debian packages needed
+	@scripts/setup
+
+kernel: ## build the guest kernel (minutes; cached)
+	@guest/kernel/build --arch $(ARCH) --out $(GUEST)
+
+guest: ## build the guest agent and its initramfs
+	@guest/build --arch $(ARCH) --out $(GUEST)
+
+images: ## make the test images from Debian packages (cached)
+	@tests/images/make busybox debian python nginx redis node torture
+
+check: ## set up if needed, then run all tests; ends with a line that counts them
+	@scripts/check
+
+unit: ## unit tests
+	@scripts/check unit
+
+asan: ## unit tests under the address and undefined-behaviour sanitizers
+	@scripts/check asan
+
+integration: ## integration tests, on this host's KVM or in the testbed
+	@scripts/check integration
+
+lint: ## include directions, sizes, formatting
+	@scripts/check lint
+
+fuzz: ## each fuzz target for FUZZ_SECONDS (30)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/check fuzz
+
+cross-arm64: ## compile the portable parts and the agent for arm64, run their unit tests under qemu-user
+	@scripts/check cross-arm64
+
+fmt: ## format the C sources
+	@git ls-files --cached --others --exclude-standard '*.c' '*.h' | xargs clang-format -i
+
+bench: all ## measure: NAME=boot|overhead|convert (all); ICOUNT=1 counts instructions
+	@bench/run $(NAME)
+
+soak: ## long runs: SOAK_RUNS (1000) machines in a row
+	@SOAK=1 scripts/check integration
+
+testbed: ## run CMD='…' in the emulated machine with KVM
+	@tests/testbed/run -- bash -c '$(CMD)'
+
+demo: ## set up, build everything, make a small image, run it
+	@scripts/demo
+
+install: all kernel ## install below PREFIX (/usr/local)
+	@DESTDIR=$(DESTDIR) meson install -C $(OUT) --quiet --no-rebuild
+	@install -d $(DESTDIR)$(PREFIX)/share/supermachine
+	@install -m 644 $(GUEST)/vmlinux-$(ARCH) $(GUEST)/initramfs.cpio $(DESTDIR)$(PREFIX)/share/supermachine/
+
+clean: ## remove what was built; the kernel, the testbed and the test images stay (rm -r build removes all)
+	@rm -rf $(OUT) $(B)/asan $(B)/fuzz $(B)/arm64
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
