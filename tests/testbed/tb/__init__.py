@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The testbed's driver: Python 3, standard library only. See ../README.md."""
