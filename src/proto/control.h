@@ -153,11 +153,10 @@ enum control_exit_reason {
 #define CONTROL_SANDBOX_NETNS     (1u << 6)
 #define CONTROL_SANDBOX_IPCNS     (1u << 7)
 #define CONTROL_SANDBOX_UTSNS     (1u << 8)
-#define CONTROL_SANDBOX_PIDNS     (1u << 9) /* new children only: there are none */
-#define CONTROL_SANDBOX_LANDLOCK  (1u << 10)
-#define CONTROL_SANDBOX_CAPS      (1u << 11) /* none left, none to be had */
-#define CONTROL_SANDBOX_NONEWPRIV (1u << 12)
-#define CONTROL_SANDBOX_SECCOMP   (1u << 13)
+#define CONTROL_SANDBOX_LANDLOCK  (1u << 9)
+#define CONTROL_SANDBOX_CAPS      (1u << 10) /* none left, none to be had */
+#define CONTROL_SANDBOX_NONEWPRIV (1u << 11)
+#define CONTROL_SANDBOX_SECCOMP   (1u << 12)
 
 /* Exits are counted by kind; a newer worker may know more kinds than its owner. */
 #define CONTROL_MAX_EXIT_KINDS 32
