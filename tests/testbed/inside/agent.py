@@ -15,7 +15,6 @@ blocks when the driver is slow, which slows the command down as a pipe would.
 
 import errno
 import fcntl
-import io
 import json
 import os
 import pty
@@ -60,20 +59,15 @@ def sh(*argv):
         raise RuntimeError("%s: %s" % (" ".join(argv), done.stdout.decode(errors="replace").strip()))
 
 
-class ResultsStream(io.RawIOBase):
-    """The file that tarfile writes to: each write becomes frames."""
+class ResultsStream:
+    """The file that tarfile writes to: each of its blocks becomes a frame."""
 
     def __init__(self, send):
         self.send = send
 
-    def writable(self):
-        return True
-
     def write(self, data):
-        view = memoryview(data)
-        for start in range(0, len(view), frames.CHUNK):
-            self.send(frames.RESULTS, bytes(view[start : start + frames.CHUNK]))
-        return len(view)
+        self.send(frames.RESULTS, data)
+        return len(data)
 
 
 class Agent:
@@ -83,7 +77,6 @@ class Agent:
         self.control_reader = frames.Reader()
         self.stdin_reader = frames.Reader()
         self.kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.lseek(self.kmsg, 0, os.SEEK_END)
         self.poll = select.poll()
         self.handlers = {}
         self.outputs = 0  # streams of the command that are still open
@@ -128,6 +121,7 @@ class Agent:
         with open("/proc/sys/vm/drop_caches", "w") as file:
             file.write("3")
         sh("blockdev", "--flushbufs", PAYLOAD_DEVICE)
+        os.lseek(self.kmsg, 0, os.SEEK_END)
         self.send(frames.READY)
         while True:
             timeout = None
@@ -321,7 +315,7 @@ class Agent:
         """Sends what is left of the output, the results, and the exit code as the last frame."""
         self.on_kmsg(self.kmsg, 0)
         if os.path.isdir(RESULTS) and os.listdir(RESULTS):
-            with tarfile.open(fileobj=io.BufferedWriter(ResultsStream(self.send), frames.CHUNK), mode="w|") as tar:
+            with tarfile.open(fileobj=ResultsStream(self.send), mode="w|", bufsize=frames.CHUNK) as tar:
                 tar.add(RESULTS, arcname=".")
         code = 137
         if self.status is not None:

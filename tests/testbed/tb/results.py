@@ -26,6 +26,13 @@ class Results:
         """Returns the number of files brought back."""
         if not self.destination or self.spool.tell() == 0:
             return 0
+        try:
+            return self.unpack_tar()
+        except tarfile.TarError as error:  # the run was cut off while they came
+            config.say("the results are incomplete: %s" % error)
+            return 0
+
+    def unpack_tar(self):
         self.spool.seek(0)
         os.makedirs(self.destination, exist_ok=True)
         top = os.path.realpath(self.destination)
