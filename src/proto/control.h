@@ -147,7 +147,7 @@ enum control_exit_reason {
 #define CONTROL_SANDBOX_FDS       (1u << 0) /* stray descriptors closed */
 #define CONTROL_SANDBOX_RLIMITS   (1u << 1)
 #define CONTROL_SANDBOX_NODUMP    (1u << 2)
-#define CONTROL_SANDBOX_PDEATHSIG (1u << 3)
+#define CONTROL_SANDBOX_OWNER     (1u << 3) /* the owner's death is watched: the worker ends with it */
 #define CONTROL_SANDBOX_USERNS    (1u << 4)
 #define CONTROL_SANDBOX_MOUNTNS   (1u << 5) /* and an empty root */
 #define CONTROL_SANDBOX_NETNS     (1u << 6)
