@@ -69,7 +69,7 @@ enum agent_frame {
     AGENT_STDIN = 33, /* bytes */
     AGENT_STDIN_EOF = 34, /* empty: no more stdin */
     AGENT_RESIZE = 35,    /* u16 rows, u16 columns; ignored without a terminal */
-    AGENT_SIGNAL = 36,    /* u32 signal number, u32 AGENT_TARGET_*; ignored before the start and after the end */
+    AGENT_SIGNAL = 36,    /* u32 signal number, u32 AGENT_TARGET_*; ignored after the end */
 
     /* Guest to host. */
     AGENT_OK = 64,          /* empty */
@@ -89,7 +89,7 @@ enum agent_stream {
 };
 #define AGENT_STREAMS 3u
 
-#define AGENT_SETUP_READ_ONLY (1u << 0) /* no writable layer: the root stays as the image has it */
+#define AGENT_SETUP_READ_ONLY (1u << 0) /* the root cannot be written to once it is set up */
 #define AGENT_SETUP_FLAGS     1u        /* all that are defined */
 
 #define AGENT_POWER_OFF   1u

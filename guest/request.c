@@ -7,8 +7,8 @@
 #include <string.h>
 
 /*
- * Strings are copied out of the payload into one block. A str takes 4 bytes more than its text there and 1 more here, so
- * a block of the payload's size (and one byte, for an empty payload) always holds them all.
+ * Strings are copied out of the payload into one block. A str takes 4 bytes more than its text there and 1 more here,
+ * so a block of the payload's size (and one byte, for an empty payload) always holds them all.
  */
 struct arena {
     char *p;

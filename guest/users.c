@@ -68,7 +68,8 @@ static size_t split(struct text line, struct text fields[FIELDS])
 }
 
 /* Find the entry by name (when `id` is NULL) or by id. False: there is none. */
-static bool find_user(struct text passwd, struct text name, const uint32_t *id, struct ga_user *ret, struct text *ret_name)
+static bool find_user(struct text passwd, struct text name, const uint32_t *id, struct ga_user *ret,
+                      struct text *ret_name)
 {
     struct text line, f[FIELDS];
 
@@ -144,7 +145,8 @@ int ga_user_lookup(const char *spec, const char *passwd, size_t passwd_len, cons
         ret->uid = id;
         find_user(passwd_text, user, &id, ret, &name);
     } else if (!find_user(passwd_text, user, NULL, ret, &name)) {
-        return ga_error_set(err, ENOENT, "user '%.*s' is not in the image's /etc/passwd; use a name that is, or a number",
+        return ga_error_set(err, ENOENT,
+                            "user '%.*s' is not in the image's /etc/passwd; use a name that is, or a number",
                             (int)user.len, user.p);
     }
     if (!has_group)
@@ -152,7 +154,8 @@ int ga_user_lookup(const char *spec, const char *passwd, size_t passwd_len, cons
     if (parse_id(grp, &gid))
         ret->gid = gid;
     else if (!find_group(group_text, grp, &ret->gid))
-        return ga_error_set(err, ENOENT, "group '%.*s' is not in the image's /etc/group; use a name that is, or a number",
+        return ga_error_set(err, ENOENT,
+                            "group '%.*s' is not in the image's /etc/group; use a name that is, or a number",
                             (int)grp.len, grp.p);
     return 0;
 }
@@ -174,7 +177,8 @@ static int read_file(const char *path, char **ret, size_t *ret_len, struct ga_er
     if (fd < 0)
         return ga_error_sys(err, errno, "opening the image's %s", path);
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > (off_t)GA_USER_FILE_MAX) {
-        r = ga_error_set(err, EINVAL, "the image's %s is not a regular file of at most %u bytes", path, GA_USER_FILE_MAX);
+        r = ga_error_set(err, EINVAL, "the image's %s is not a regular file of at most %u bytes", path,
+                         GA_USER_FILE_MAX);
         goto out;
     }
     text = malloc((size_t)st.st_size + 1);
