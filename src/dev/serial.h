@@ -14,8 +14,8 @@
 struct serial;
 
 /*
- * `irq_fd`: eventfd for the transmitter-empty interrupt, the caller's. `tee`, when not NULL, sees every byte as it comes
- * (verbose boots); it runs on a vCPU thread.
+ * `irq_fd`: eventfd for the transmitter-empty interrupt, the caller's. `tee`, when not NULL, sees every byte as it
+ * comes (verbose boots); it runs on a vCPU thread.
  */
 int serial_new(struct serial **ret, int irq_fd, void (*tee)(void *ctx, uint8_t byte), void *ctx, struct sm_error *err);
 void serial_free(struct serial *s);

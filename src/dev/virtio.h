@@ -8,7 +8,9 @@
  *
  * Threads: callbacks run either on the loop's thread (notify) or on a vCPU thread (features, reset, config write). The
  * transport holds the device's lock around every callback; a device that is woken by its own sources (a socket, a
- * timer) takes it by virtio_lock() first. Nothing else is shared.
+ * timer) takes it by virtio_lock() first. Nothing else is shared. The loop belongs to its thread: a reset on a vCPU
+ * thread may not touch it, so a device with sources of its own marks them stale there and drops them on the loop's
+ * thread.
  */
 #ifndef SM_DEV_VIRTIO_H
 #define SM_DEV_VIRTIO_H
@@ -23,8 +25,8 @@
 #include "dev/virtq.h"
 
 #define VIRTIO_MAX_QUEUES     8
-#define VIRTIO_MAX_QUEUE_SIZE 256 /* a power of two (virtio 1.2 §2.7) */
-#define VIRTIO_MAX_CONFIG     64  /* bytes of device-specific config space */
+#define VIRTIO_MAX_QUEUE_SIZE VIRTQ_MAX_SIZE
+#define VIRTIO_MAX_CONFIG     64 /* bytes of device-specific config space */
 
 /* Device ids, virtio 1.2 §5. */
 #define VIRTIO_ID_NET     1
@@ -39,23 +41,24 @@
 #define VIRTIO_F_VERSION_1     32
 
 struct virtio_dev;
+struct virtio_mmio; /* the transport */
 
 struct virtio_dev_ops {
     const char *name;
-    /* The driver has set DRIVER_OK: `dev->features` holds what was negotiated and the queues are ready. */
+    /*
+     * The driver has set DRIVER_OK: `dev->features` holds what was negotiated and the queues are ready. Notify runs for
+     * each ready queue soon after. May be NULL.
+     */
     void (*start)(struct virtio_dev *dev);
     /* Queue `q` may have new buffers. */
     void (*notify)(struct virtio_dev *dev, unsigned q);
-    /* Back to the state before start; drop everything in flight. Called only after start. */
+    /* Back to the state before start; drop everything in flight. Called only after start. May be NULL. */
     void (*reset)(struct virtio_dev *dev);
     /* The driver wrote config space; NULL: it is read-only and writes are dropped. */
     void (*config_written)(struct virtio_dev *dev, unsigned off, unsigned len);
     /* Owns everything; called with no lock held, after the transport has let go. */
     void (*free)(struct virtio_dev *dev);
 };
-
-/* What the transport gives a device: set before start. */
-struct virtio_transport;
 
 /* First member of every device's own struct. */
 struct virtio_dev {
@@ -68,7 +71,7 @@ struct virtio_dev {
     uint8_t config[VIRTIO_MAX_CONFIG];      /* little-endian, as the guest sees it */
     unsigned config_len;
     struct virtq vq[VIRTIO_MAX_QUEUES];
-    struct virtio_transport *transport;
+    struct virtio_mmio *transport; /* set before start */
 };
 
 /* The device's lock (see Threads). Not recursive; held by the transport around every callback. */
@@ -77,6 +80,12 @@ void virtio_unlock(struct virtio_dev *dev);
 
 /* Raise the used-buffer interrupt if the driver wants one for `q`. Lock held. */
 void virtio_signal(struct virtio_dev *dev, unsigned q);
+
+/*
+ * Run notify for `q` once more, in a later round of the loop: for a device that has done its share of this round. Any
+ * thread.
+ */
+void virtio_requeue(struct virtio_dev *dev, unsigned q);
 
 /* `dev->config` has changed: bump the generation and raise the configuration interrupt. Lock held. */
 void virtio_config_changed(struct virtio_dev *dev);

@@ -13,8 +13,9 @@
 struct virtio_mmio;
 
 /*
- * Put `dev` behind a transport. Takes `dev` over (frees it also on failure). `irq_fd` is an eventfd, written to raise
- * the (edge) interrupt; it stays the caller's, as do `mem` and `loop`, all alive until virtio_mmio_free().
+ * Put `dev` behind a transport. Takes `dev` over (frees it also on failure). `irq_fd` is a non-blocking eventfd,
+ * written to raise the (edge) interrupt; it stays the caller's, as do `mem` and `loop`, all alive until
+ * virtio_mmio_free(). Both functions run on the loop's thread, with no vCPU running.
  */
 int virtio_mmio_new(struct virtio_mmio **ret, struct virtio_dev *dev, const struct guest_mem *mem, struct loop *loop,
                     int irq_fd, struct sm_error *err);
@@ -27,5 +28,8 @@ void virtio_mmio_write(struct virtio_mmio *t, uint64_t off, unsigned len, uint64
 /* The eventfd that notifies queue `q` < dev->n_queues: for an ioeventfd at VIRTIO_MMIO_QUEUE_NOTIFY matching `q`. */
 int virtio_mmio_notify_fd(const struct virtio_mmio *t, unsigned q);
 struct virtio_dev *virtio_mmio_dev(const struct virtio_mmio *t);
+
+/* What rule the driver broke (DEVICE_NEEDS_RESET is set), as evidence; NULL while all is well. Any thread. */
+const char *virtio_mmio_broken(struct virtio_mmio *t);
 
 #endif

@@ -14,7 +14,8 @@
 
 #include "dev/mem.h"
 
-#define VIRTQ_MAX_IOV 256 /* buffers in one chain, indirect ones included */
+#define VIRTQ_MAX_SIZE 256 /* entries */
+#define VIRTQ_MAX_IOV  256 /* buffers in one chain, indirect ones included */
 
 struct virtq {
     const struct guest_mem *mem;
@@ -42,6 +43,9 @@ int virtq_enable(struct virtq *vq);
 
 /* Next chain: 1 and *ret, 0 when there is none, -EINVAL when the driver broke the rules (the device is broken then). */
 int virtq_pop(struct virtq *vq, struct virtq_chain *ret);
+
+/* Put the chain popped last back, unused and unseen by the driver; nothing was pushed since. */
+void virtq_unpop(struct virtq *vq);
 
 /* Give a chain back with `written` bytes filled in its writable part. */
 void virtq_push(struct virtq *vq, uint16_t head, uint32_t written);

@@ -7,9 +7,9 @@
 
 #include "dev/virtio.h"
 
-#define VSOCK_HOST_CID      2
-#define VSOCK_MAX_CONNS     1024
-#define VSOCK_BUF_ALLOC     (256 * 1024) /* what we let the guest have in flight per connection */
+#define VSOCK_HOST_CID  2
+#define VSOCK_MAX_CONNS 1024
+#define VSOCK_BUF_ALLOC (256 * 1024) /* what we let the guest have in flight per connection */
 
 struct vsock_config {
     struct loop *loop;
