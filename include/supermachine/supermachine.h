@@ -1,5 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* libsupermachine: run OCI images as hardware-isolated microVMs. The only public header. */
+/*
+ * libsupermachine: run OCI images as hardware-isolated microVMs. The only public header.
+ *
+ *     sm_image_open()  an image, verified, converted and cached
+ *     sm_vm_start()    a machine with that image as its root, ready to run commands
+ *     sm_exec_start()  a command in it;  sm_exec_wait()  its end
+ *     sm_vm_free()     the end of the machine
+ *
+ * Rules that hold for every function, where it says nothing else:
+ * - Functions return 0 (or a count) on success and a negative errno value on failure; the error then says what failed,
+ *   on what, and what to do about it. The last argument may always be NULL.
+ * - Pointers must not be NULL. Free functions take NULL.
+ * - What an argument points at is copied: it may go away after the call. Descriptors stay the caller's.
+ * - Objects made by `..._open` and `..._start` are given through the first argument, which is written on success only;
+ *   the caller owns them until the matching free function.
+ * - Configuration structs start with their own size, so that programs built against an older header go on working:
+ *   begin with the struct's ..._INIT and set what matters. 0 and NULL mean "the usual".
+ * - Strings are UTF-8. Lists of strings end with NULL.
+ *
+ * Threads: the library starts none, installs no signal handlers and keeps no global state. Different objects may be
+ * used by different threads at once. A machine and its commands belong together: one thread at a time. An image may be
+ * shared by any number of machines and threads.
+ *
+ * A machine runs in a process of its own, sandboxed. It ends when the machine is freed or when its owner dies, however
+ * that happens. To the kernel its owner is the thread that called sm_vm_start(): use one that lives as long.
+ */
 #ifndef SUPERMACHINE_H
 #define SUPERMACHINE_H
 
@@ -9,6 +34,10 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#define SM_API __attribute__((visibility("default")))
+
+/* ---- Errors ---- */
 
 /* Bytes of an error's sentence, its end included. A longer one is cut at a character boundary. */
 #define SM_ERROR_TEXT_MAX 2048
@@ -27,6 +56,307 @@ struct sm_error {
     {                                                                                                                  \
         .code = 0, .text = {0}                                                                                         \
     }
+
+/* The library's version, "MAJOR.MINOR.PATCH". Never NULL, never freed. */
+SM_API const char *sm_version(void);
+
+/* ---- Images ---- */
+
+struct sm_image;
+
+struct sm_image_options {
+    size_t size; /* sizeof(struct sm_image_options) */
+
+    /* The image store's directory. NULL: $SUPERMACHINE_HOME, else $XDG_DATA_HOME/supermachine, else
+     * ~/.local/share/supermachine. */
+    const char *store;
+
+    /* "os/arch" or "os/arch/variant" as in the OCI image-spec ("linux/amd64"). NULL: linux on this machine's
+     * architecture. */
+    const char *platform;
+
+    /*
+     * Called now and then while an image is verified and converted, on the thread that opens it: `what` is being done,
+     * `done` of `total` bytes (total 0: not known). It must not call the library. NULL: nobody listens.
+     */
+    void (*progress)(void *ctx, const char *what, uint64_t done, uint64_t total);
+    void *progress_ctx;
+};
+
+#define SM_IMAGE_OPTIONS_INIT                                                                                          \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_image_options)                                                                        \
+    }
+
+/*
+ * Open an image: every byte of it is checked against its digest and, the first time, converted into the store. That
+ * can take seconds; opening it again takes a moment. `ref`: "oci:DIR" or "oci:DIR:TAG", an OCI layout directory.
+ * Several processes may open the same image at once. `options` may be NULL.
+ *
+ * Errors: ENOENT no such layout or tag; EINVAL a bad reference; EBADMSG a digest or content that is not right;
+ * ENOTSUP a media type, platform or feature that is not there; ENOSPC the disk is full; and what the system says.
+ */
+SM_API int sm_image_open(struct sm_image **ret, const char *ref, const struct sm_image_options *options,
+                         struct sm_error *err);
+
+/* Machines started from the image go on working. */
+SM_API void sm_image_free(struct sm_image *image);
+
+/* An image's configuration (OCI image-spec, config.md). It may grow at its end in later versions. */
+struct sm_image_info {
+    const char *digest;            /* of the manifest: "sha256:..." */
+    const char *os, *architecture; /* "linux", "amd64" */
+    const char *variant;           /* "v8", or "" */
+    const char *const *entrypoint, *const *cmd, *const *env; /* never NULL; may be empty lists */
+    const char *working_dir, *user, *stop_signal;            /* never NULL; may be "" */
+    const char *const *exposed_ports;                        /* "80/tcp"; never NULL */
+};
+
+/* Lives as long as the image. */
+SM_API const struct sm_image_info *sm_image_info(const struct sm_image *image);
+
+/* ---- Machines ---- */
+
+struct sm_vm;
+
+#define SM_VM_MEMORY_MIB_DEFAULT       256
+#define SM_VM_MEMORY_MIB_MIN           32
+#define SM_VM_MEMORY_MIB_MAX           65536
+#define SM_VM_VCPUS_MAX                16
+#define SM_VM_START_TIMEOUT_MS_DEFAULT 60000
+
+struct sm_vm_config {
+    size_t size; /* sizeof(struct sm_vm_config) */
+
+    const char *name;     /* used in errors; at most 63 bytes. NULL: none */
+    const char *hostname; /* at most 63 bytes of letters, digits, '-' and '.'. NULL: twelve random hex digits */
+
+    uint32_t memory_mib; /* SM_VM_MEMORY_MIB_MIN to _MAX; 0: SM_VM_MEMORY_MIB_DEFAULT. Taken as it is touched */
+    uint32_t vcpus;      /* 1 to SM_VM_VCPUS_MAX; 0: 1 */
+
+    /* Files to use instead of the ones that belong to this library. NULL: $SUPERMACHINE_KERNEL,
+     * $SUPERMACHINE_INITRAMFS, $SUPERMACHINE_VMM; else beside the library, in the build tree or as installed. */
+    const char *kernel, *initramfs, *worker;
+
+    const char *kernel_args; /* added to the kernel's command line; printable ASCII, at most 1024 bytes */
+
+    /* How long sm_vm_start() waits for the guest to answer, in milliseconds; 0: SM_VM_START_TIMEOUT_MS_DEFAULT. */
+    uint32_t start_timeout_ms;
+
+    /*
+     * What the guest's serial console says, as it says it, on the thread that runs the machine (in sm_vm_start,
+     * sm_vm_dispatch, sm_exec_wait, sm_vm_free). With a callback the kernel is not quiet. A console that talks faster
+     * than its owner listens loses bytes. It must not call the library. NULL: only the tail is kept.
+     */
+    void (*console)(void *ctx, const char *data, size_t len);
+    void *console_ctx;
+};
+
+#define SM_VM_CONFIG_INIT                                                                                              \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_vm_config)                                                                            \
+    }
+
+/*
+ * Start a machine with `image` as its root (a writable layer over it lives in the machine's memory) and wait until it
+ * takes commands. `config` may be NULL.
+ *
+ * Errors: EINVAL a value out of its range; ENOENT no /dev/kvm, kernel or worker; EACCES no permission for /dev/kvm;
+ * ENOTSUP a KVM that can't run Linux; ENOEXEC a kernel that can't be booted; ENOMEM; ETIMEDOUT the guest did not
+ * answer in time; EIO the guest or its worker ended (the sentence tells how, with the console's tail).
+ */
+SM_API int sm_vm_start(struct sm_vm **ret, struct sm_image *image, const struct sm_vm_config *config,
+                       struct sm_error *err);
+
+/* End the machine at once, with everything that runs in it, and release it. Its sm_exec must have been freed. */
+SM_API void sm_vm_free(struct sm_vm *vm);
+
+/*
+ * Stop the machine: ask its worker to, and wait at most `timeout_ms` milliseconds before killing it. Commands that run
+ * end as if killed. 0 also when it had stopped before.
+ */
+SM_API int sm_vm_stop(struct sm_vm *vm, uint32_t timeout_ms, struct sm_error *err);
+
+/*
+ * A descriptor that is readable (poll(2)) when sm_vm_dispatch() has something to do. Owned by the machine; only to be
+ * waited on.
+ */
+SM_API int sm_vm_fd(const struct sm_vm *vm);
+
+/*
+ * Do what is to be done for the machine and all its commands: wait at most `timeout_ms` (-1: for ever, 0: don't wait)
+ * for something to happen, and handle it. For programs with an event loop of their own, or with several commands at
+ * once; sm_exec_wait() does it by itself. Returns 0; an error means that the machine has ended: it is said again by
+ * every later call.
+ */
+SM_API int sm_vm_dispatch(struct sm_vm *vm, int timeout_ms, struct sm_error *err);
+
+/*
+ * The last of what the guest's console said: at most `size` bytes into `buf`, not terminated. Returns how many.
+ * Works after the machine has ended.
+ */
+SM_API long sm_vm_console_tail(struct sm_vm *vm, char *buf, size_t size, struct sm_error *err);
+
+struct sm_vm_stats {
+    size_t size; /* set before the call to sizeof(struct sm_vm_stats) */
+    uint64_t memory_bytes;  /* guest RAM, as configured */
+    uint64_t start_ns;      /* from sm_vm_start() to the guest's readiness */
+    uint64_t setup_ns;      /* of that: building the machine, up to the first instruction of the guest */
+    uint64_t uptime_ns;     /* since that first instruction */
+    uint64_t exits;         /* times that the guest left its processors for its worker */
+    uint32_t vcpus;
+    int32_t worker_pid;
+    char sandbox[256]; /* what the worker is shut into, words with spaces between ("userns landlock seccomp ...") */
+};
+
+/* Asks the worker. */
+SM_API int sm_vm_stats(struct sm_vm *vm, struct sm_vm_stats *stats, struct sm_error *err);
+
+/* ---- Commands ---- */
+
+struct sm_exec;
+
+struct sm_exec_config {
+    size_t size; /* sizeof(struct sm_exec_config) */
+
+    /*
+     * What to run. `args`, where given, is run as it is. Else the image's ENTRYPOINT and CMD, or what is given in
+     * their place: `cmd` replaces CMD; `entrypoint` replaces ENTRYPOINT and drops the image's CMD (as Docker does); an
+     * empty `entrypoint` list drops both. A program without '/' is looked up in PATH, in the image.
+     */
+    const char *const *args, *const *entrypoint, *const *cmd;
+
+    /*
+     * Changes to the image's environment: "NAME=VALUE" sets, "NAME" alone removes. Below both lie PATH, HOSTNAME, HOME
+     * (of the user) and, with a terminal, TERM=xterm.
+     */
+    const char *const *env;
+
+    const char *cwd;  /* absolute; made when missing. NULL: the image's, else "/" */
+    const char *user; /* "USER", "UID", "USER:GROUP"..., names as the image knows them. NULL: the image's, else root */
+
+    int tty;             /* not 0: with a terminal of its own; stdout and stderr are then one */
+    uint16_t rows, cols; /* of the terminal; 0: 24, 80 */
+
+    /*
+     * Descriptors, used until the command has ended: `in` is read and sent to its stdin (-1: it has none), `out` and
+     * `err` get what it writes (-1: dropped; they may be the same). They may be files, pipes, sockets, terminals; their
+     * flags stay as they are. When a reader has gone, the command gets SIGPIPE, and what it still writes is dropped.
+     */
+    int in, out, err;
+
+    /*
+     * When the command has run for `timeout_ms` milliseconds (0: no limit), it gets the image's stop signal (SIGTERM
+     * where it names none), and `grace_ms` later (0: 10 seconds) SIGKILL.
+     */
+    uint32_t timeout_ms, grace_ms;
+};
+
+#define SM_EXEC_CONFIG_INIT                                                                                            \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_exec_config), .in = -1, .out = -1, .err = -1                                          \
+    }
+
+/* Limits of one command: bytes of all its arguments and environment together, and how many of them. */
+#define SM_EXEC_STRINGS_MAX (1024 * 1024)
+#define SM_EXEC_COUNT_MAX   16384
+
+/*
+ * Start a command. Returns once it is on its way; whether it could be started is in its result. Streams move only while
+ * sm_exec_wait() or sm_vm_dispatch() runs. `config` may be NULL: the image's own command, without streams.
+ *
+ * Errors: EINVAL nothing to run, or a value out of range; E2BIG over the limits above; EIO the machine has ended.
+ */
+SM_API int sm_exec_start(struct sm_exec **ret, struct sm_vm *vm, const struct sm_exec_config *config,
+                         struct sm_error *err);
+
+/* Forget a command. One that still runs is killed. */
+SM_API void sm_exec_free(struct sm_exec *exec);
+
+enum sm_exec_status {
+    SM_EXEC_RUNNING = 0,
+    SM_EXEC_EXITED = 1,         /* by itself: exit_code */
+    SM_EXEC_SIGNALED = 2,       /* by a signal: signal, exit_code 128 + signal */
+    SM_EXEC_NOT_FOUND = 3,      /* not started, no such program: exit_code 127, message */
+    SM_EXEC_NOT_EXECUTABLE = 4, /* not started, not to be executed (or no such cwd): exit_code 126, message */
+    SM_EXEC_NOT_STARTED = 5,    /* not started for another reason (no such user, ...): exit_code 125, message */
+};
+
+struct sm_exec_result {
+    size_t size; /* set before the call to sizeof(struct sm_exec_result) */
+    enum sm_exec_status status;
+    int exit_code;         /* as a shell tells it */
+    int signal;            /* that ended it, by Linux's numbers; 0: none */
+    int timed_out;         /* not 0: its time was over; the rest tells how it ended after that */
+    int core_dumped;       /* not 0: it also left a core dump */
+    uint64_t duration_ns;  /* as the guest measured it */
+    uint64_t peak_rss_kib; /* the most memory that it held at a time, in KiB */
+    const char *message;   /* one sentence where it was not started, else "". Lives as long as the command */
+};
+
+/*
+ * Wait until the command has ended and all its output has been written. 0 and the result however it ended; an error
+ * only when that can't be told any more (the machine ended: EIO, with the reason). Other commands of the machine go on
+ * meanwhile. `result` may be NULL.
+ */
+SM_API int sm_exec_wait(struct sm_exec *exec, struct sm_exec_result *result, struct sm_error *err);
+
+/* Its result so far, without waiting: status is SM_EXEC_RUNNING until it has ended and its output has been written. */
+SM_API void sm_exec_result(const struct sm_exec *exec, struct sm_exec_result *result);
+
+/*
+ * Send a signal (by Linux's numbers, 1 to 64) to the command's process. 0 also when it has ended.
+ * SM_SIGNAL_STOP: the image's stop signal (SIGTERM where it names none).
+ */
+#define SM_SIGNAL_STOP 0
+SM_API int sm_exec_signal(struct sm_exec *exec, int signal, struct sm_error *err);
+
+/* Tell the command's terminal its size. 0 also without a terminal. */
+SM_API int sm_exec_resize(struct sm_exec *exec, uint16_t rows, uint16_t cols, struct sm_error *err);
+
+/* Read no more from `in`: the command's stdin is at its end after what has been read. */
+SM_API int sm_exec_close_stdin(struct sm_exec *exec, struct sm_error *err);
+
+/* ---- This host ---- */
+
+enum sm_check_status {
+    SM_CHECK_OK = 0,
+    SM_CHECK_NOTE = 1,   /* works, but something is worth knowing */
+    SM_CHECK_FAILED = 2, /* machines can't be run until this is mended */
+};
+
+struct sm_check {
+    const char *name;    /* "kvm", "kernel", ...: stable, for programs */
+    enum sm_check_status status;
+    const char *text;    /* one sentence, for people */
+};
+
+struct sm_doctor;
+
+struct sm_doctor_options {
+    size_t size; /* sizeof(struct sm_doctor_options) */
+    const char *store, *kernel, *initramfs, *worker; /* as in sm_image_options and sm_vm_config */
+};
+
+#define SM_DOCTOR_OPTIONS_INIT                                                                                         \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_doctor_options)                                                                       \
+    }
+
+/*
+ * Find out what this host can do: KVM (usable, its kind, permissions, whether it can run Linux), the files a machine
+ * needs, the image store, the sandbox. Takes a moment, runs a tiny guest. `options` may be NULL. Fails only without
+ * memory; what is wrong with the host is in the checks.
+ */
+SM_API int sm_doctor_run(struct sm_doctor **ret, const struct sm_doctor_options *options, struct sm_error *err);
+
+/* The checks, in the order they were made; returns how many. They live as long as the report. */
+SM_API unsigned sm_doctor_checks(const struct sm_doctor *doctor, const struct sm_check **ret);
+
+/* The worst of its checks. */
+SM_API enum sm_check_status sm_doctor_status(const struct sm_doctor *doctor);
+
+SM_API void sm_doctor_free(struct sm_doctor *doctor);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,9 @@ struct oci_image;
 int oci_store_open(struct oci_store **ret, const char *dir, struct sm_error *err);
 void oci_store_free(struct oci_store *store);
 
+/* Its directory, as it was found; lives as long as the store. */
+const char *oci_store_path(const struct oci_store *store);
+
 /* Long work, told as it happens. `done` and `total` are bytes; total 0: not known. */
 struct oci_progress {
     void (*fn)(void *ctx, const char *what, uint64_t done, uint64_t total);

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What to run: an image's configuration and what the caller wants instead, put together by Docker's rules. */
+#ifndef SM_LIB_RUNSPEC_H
+#define SM_LIB_RUNSPEC_H
+
+#include <stdbool.h>
+
+#include "lib/strv.h"
+#include "oci/image.h"
+
+/* Fields as in struct sm_exec_config. */
+struct runspec_request {
+    const char *const *args, *const *entrypoint, *const *cmd, *const *env;
+    const char *cwd, *user;
+    const char *hostname;
+    bool tty;
+};
+
+struct runspec {
+    struct strv argv, env; /* argv is never empty */
+    char *cwd, *user;      /* never NULL; user may be "" (root) */
+};
+
+/* -EINVAL when there is nothing to run or the directory is not absolute, -E2BIG over the limits, -ENOMEM. */
+int runspec_build(struct runspec *ret, const struct oci_config *image, const struct runspec_request *req,
+                  struct sm_error *err);
+void runspec_done(struct runspec *spec);
+
+/* "SIGTERM", "TERM", "sigrtmin+3", "15" -> its number by Linux; -EINVAL when it is none. "" is SIGTERM. */
+int runspec_signal(const char *name);
+
+#endif
