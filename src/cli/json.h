@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Writing JSON for programs that read us. */
+#ifndef SM_CLI_JSON_H
+#define SM_CLI_JSON_H
+
+#include <stdio.h>
+
+/* A string with its quotes; control characters, quotes and backslashes escaped. */
+void json_string(FILE *f, const char *s);
+
+#endif

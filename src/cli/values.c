@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Values as people write them: see values.h. */
+#include "cli/values.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define MAX_DURATION_MS (30ull * 24 * 3600 * 1000)
+
+/* A number of at most 19 digits. */
+static int digits(const char **p, uint64_t *ret)
+{
+    char *end;
+
+    if (!isdigit((unsigned char)**p))
+        return -EINVAL;
+    errno = 0;
+    unsigned long long v = strtoull(*p, &end, 10);
+    if (errno || end - *p > 19)
+        return -ERANGE;
+    *p = end;
+    *ret = v;
+    return 0;
+}
+
+int value_memory(const char *text, uint32_t *ret_mib)
+{
+    static const char units[] = "bkmgt";
+    const char *p = text, *unit;
+    uint64_t v, mib;
+    unsigned shift = 20;
+    int r = digits(&p, &v);
+
+    if (r < 0)
+        return r;
+    if (*p) {
+        unit = strchr(units, tolower((unsigned char)*p));
+        if (!unit)
+            return -EINVAL;
+        shift = 10 * (unsigned)(unit - units);
+        p++;
+        if (shift && *p && strcasecmp(p, "b") != 0 && strcasecmp(p, "ib") != 0)
+            return -EINVAL;
+        if (!shift && *p)
+            return -EINVAL;
+    }
+    if (v > UINT64_MAX >> shift >> 1)
+        return -ERANGE;
+    mib = ((v << shift) + (1 << 20) - 1) >> 20;
+    if (mib == 0 || mib > UINT32_MAX)
+        return -ERANGE;
+    *ret_mib = (uint32_t)mib;
+    return 0;
+}
+
+/* The unit at *p, in milliseconds; a missing one is seconds, but only at the very end and for the only number. */
+static uint64_t duration_unit(const char **p, int alone)
+{
+    static const struct {
+        const char *text;
+        uint64_t ms;
+    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60 * 1000}, {"h", 3600 * 1000}};
+
+    if (!**p)
+        return alone ? 1000 : 0;
+    for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
+        if (strncmp(*p, units[i].text, strlen(units[i].text)) == 0) {
+            *p += strlen(units[i].text);
+            return units[i].ms;
+        }
+    return 0;
+}
+
+int value_duration(const char *text, uint32_t *ret_ms)
+{
+    const char *p = text;
+    uint64_t total = 0;
+
+    do {
+        uint64_t whole, fraction = 0, scale = 1, unit;
+        const char *from = p;
+        int r = digits(&p, &whole);
+
+        if (r < 0)
+            return r;
+        if (*p == '.') {
+            p++;
+            if (!isdigit((unsigned char)*p))
+                return -EINVAL;
+            for (; isdigit((unsigned char)*p); p++)
+                if (scale < 1000000) {
+                    fraction = fraction * 10 + (uint64_t)(*p - '0');
+                    scale *= 10;
+                }
+        }
+        unit = duration_unit(&p, from == text);
+        if (!unit)
+            return -EINVAL;
+        if (whole > MAX_DURATION_MS / unit)
+            return -ERANGE;
+        total += whole * unit + fraction * unit / scale;
+        if (total > MAX_DURATION_MS)
+            return -ERANGE;
+    } while (*p);
+    if (total == 0)
+        return -ERANGE;
+    *ret_ms = (uint32_t)total;
+    return 0;
+}
+
+int value_count(const char *text, uint32_t *ret)
+{
+    const char *p = text;
+    uint64_t v;
+    int r = digits(&p, &v);
+
+    if (r < 0)
+        return r;
+    if (*p)
+        return -EINVAL;
+    if (v == 0 || v > UINT32_MAX)
+        return -ERANGE;
+    *ret = (uint32_t)v;
+    return 0;
+}

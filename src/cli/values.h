@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Values as people write them on a command line. All return 0, or -EINVAL / -ERANGE. */
+#ifndef SM_CLI_VALUES_H
+#define SM_CLI_VALUES_H
+
+#include <stdint.h>
+
+/*
+ * "512m", "2g", "1048576k", "2GiB"; a number alone is MiB, "b" is bytes. Rounded up to whole MiB, at least 1.
+ * Suffixes are powers of 1024, in either case, with or without "b" or "ib" behind.
+ */
+int value_memory(const char *text, uint32_t *ret_mib);
+
+/* "10" (seconds), "1.5s", "500ms", "1m30s", "2h". At least 1 ms, at most 30 days. */
+int value_duration(const char *text, uint32_t *ret_ms);
+
+/* A whole number from 1 up. */
+int value_count(const char *text, uint32_t *ret);
+
+#endif
