@@ -200,7 +200,7 @@ def second_layer(epoch):
     """Takes away, replaces, links across."""
     tar = oci.Tar(epoch + 1)
     for name in ("t/white/.wh.file", "t/white/.wh.link", "t/white/.wh.tree", "t/white/tree2/.wh.file",
-                 "t/white/.wh.gone-and-back", "t/white/.wh.never-was", "t/mode/.wh.dir-0000", "t/mode/.wh.file-0000"):
+                 "t/white/.wh.gone-and-back", "t/white/.wh.never-was", "t/mode/.wh.dir-0000"):
         tar.add(name, mode=0)
     tar.directory("t/opaque", 0o711)
     tar.add("t/opaque/.wh..wh..opq", mode=0)

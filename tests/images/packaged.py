@@ -74,7 +74,7 @@ useradd -u 1000 -g node -s /bin/bash -m node
 def debian(path, epoch):
     tar = path + ".tar"
     subprocess.run([
-        "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=tar", "--skip=output/dev",
+        "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=tar",
         "--customize-hook=printf %s > \"$1/etc/apt/apt.conf.d/docker-gzip-indexes\"".replace("%s", "'%s\\n' '" + DOCKER_APT + "'"),
         "--customize-hook=rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\"", "bookworm", tar],
         check=True, stdin=subprocess.DEVNULL, env=dict(os.environ, SOURCE_DATE_EPOCH=str(epoch)))

@@ -17,7 +17,8 @@ KERNEL_PACKAGE = "linux-image-cloud-amd64"
 # intermediate files stay behind, and so does every directory that holds a file named NO_PAYLOAD.
 TREE_INSIDE = "/supermachine"
 TREE_PARTS = ("build", "tests", "bench", "scripts", "include", "guest", "docs", "Makefile", "meson.build")
-TREE_PRUNED = ("build/testbed", ".git", "__pycache__", "meson-private", "meson-logs", "meson-info")
+TREE_PRUNED = ("build/testbed", "build/arm64", "build/asan", "build/fuzz", "build/check", ".git", "__pycache__",
+               "meson-private", "meson-logs", "meson-info")
 TREE_PRUNED_SUFFIXES = (".p", ".o", ".a")
 NO_PAYLOAD = ".no-payload"
 

@@ -124,7 +124,7 @@ def run(arguments):
         command = command[1:]
     if not command:
         raise config.Trouble("no command given (run --help)")
-    argv = ["/bin/sh", "-c", command[0]] if len(command) == 1 else command
+    argv = ["/bin/bash", "-c", command[0]] if len(command) == 1 else command
     return run_with(options, argv, False)
 
 

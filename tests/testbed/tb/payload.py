@@ -9,6 +9,7 @@ file, so runs after each other without a build in between use the same one.
 The disk's size is fixed: the saved machine knows it. The image is sparse.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -25,8 +26,11 @@ def pruned(relative, entry):
 
 def walk(top, relative, prune):
     """Yields (relative name, DirEntry) of everything below top/relative, parents first, in order."""
-    with os.scandir(os.path.join(top, relative)) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    try:
+        with os.scandir(os.path.join(top, relative)) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:  # somebody builds while we look: what goes away does not travel
+        return
     if prune and any(entry.name == config.NO_PAYLOAD for entry in entries):
         return
     for entry in entries:
@@ -79,7 +83,10 @@ class Payload:
         for _top, _destination, entries in self.parts:
             digest.update(b"part\0")
             for name, entry in entries:
-                info = entry.stat(follow_symlinks=False)
+                try:
+                    info = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
                 size += info.st_blocks * 512
                 digest.update(("%s\0%o %d %d %d\0" % (name, info.st_mode, info.st_size, info.st_mtime_ns,
                                                       info.st_ino)).encode(errors="surrogateescape"))
@@ -111,7 +118,8 @@ class Payload:
                 target_top = os.path.join(stage, str(number))
                 os.makedirs(target_top)
                 for name, entry in entries:
-                    place(os.path.join(top, name), os.path.join(target_top, name), entry)
+                    with contextlib.suppress(FileNotFoundError):
+                        place(os.path.join(top, name), os.path.join(target_top, name), entry)
             image = os.path.join(work, "image")
             command = ["/sbin/mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0",
                        "-E", "lazy_itable_init=1,root_owner=0:0", "-d", stage, image,
