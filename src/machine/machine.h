@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A machine: memory, vCPUs, buses and devices, and the order in which they come and go.
+ *
+ * Calls, all from the loop's thread, in this order:
+ *     machine_new, machine_add_virtio..., machine_boot, machine_spawn, machine_run, [machine_stop], machine_free
+ * Between machine_boot and machine_spawn the process is still single-threaded and everything that needs opening or
+ * mapping is open and mapped: the place to shut a sandbox.
+ */
+#ifndef SM_MACHINE_MACHINE_H
+#define SM_MACHINE_MACHINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/loop.h"
+#include "dev/virtio.h"
+#include "hv/hv.h"
+#include "machine/boot_pvh.h"
+#include "machine/events.h"
+
+#define MACHINE_MIN_MEMORY_MIB 32
+#define MACHINE_MAX_MEMORY_MIB (64 * 1024)
+#define MACHINE_MAX_TRACE      1000 /* lines; a guest must not fill a log */
+
+struct machine;
+
+struct machine_ops {
+    /* On the loop's thread. After `ended` all vCPU threads are gone. */
+    void (*event)(void *ctx, uint32_t kind, uint64_t arg);
+    void (*ended)(void *ctx, enum machine_end end, const char *text);
+    /* On each new vCPU thread, before anything else; < 0: the machine does not run. */
+    int (*vcpu_thread)(void *ctx, struct sm_error *err);
+    /* On a vCPU thread: an access that nobody answers; one line without newline. NULL: nobody wants to know. */
+    void (*trace)(void *ctx, const char *line);
+    /* On a vCPU thread: a byte of console output. NULL likewise. */
+    void (*console)(void *ctx, uint8_t byte);
+};
+
+struct machine_config {
+    const struct hv *hv;
+    int hv_fd; /* the caller's, open until machine_boot() has returned */
+    struct loop *loop;
+    uint32_t memory_mib, vcpus;
+    bool profile; /* count and time exits by place */
+    const struct machine_ops *ops;
+    void *ctx;
+};
+
+struct machine_stats {
+    uint64_t memory_bytes, events_lost;
+    uint64_t first_entry_ns; /* CLOCK_MONOTONIC; 0: not yet */
+    uint64_t exits[HV_EXIT_KINDS];
+};
+
+int machine_new(struct machine **ret, const struct machine_config *config, struct sm_error *err);
+
+/* The next virtio slot gets `dev`, which is taken over, also on failure. */
+int machine_add_virtio(struct machine *m, struct virtio_dev *dev, struct sm_error *err);
+
+/* Load the kernel and bring the vCPUs to its entry. `extra` goes onto the command line. */
+int machine_boot(struct machine *m, int kernel_fd, int initramfs_fd, const char *extra, bool verbose,
+                 struct sm_error *err);
+
+/* Make the vCPU threads; they wait. */
+int machine_spawn(struct machine *m, struct sm_error *err);
+void machine_run(struct machine *m);
+
+/* Ask for the end; `ended` is called from the loop (at once by a machine that does not run). Twice is once. */
+void machine_stop(struct machine *m);
+
+/* Waits for the threads. NULL and half-built machines are fine. */
+void machine_free(struct machine *m);
+
+size_t machine_console_tail(struct machine *m, char *buf, size_t max);
+void machine_stats(struct machine *m, struct machine_stats *ret);
+void machine_profile(struct machine *m, struct buf *out); /* text; nothing without config.profile */
+
+#endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vCPU threads and their run loop (spec of a worker's vCPU: stop is looked at before each entry; every exit counts). */
+#ifndef SM_MACHINE_VCPU_H
+#define SM_MACHINE_VCPU_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "hv/hv.h"
+#include "machine/bus.h"
+#include "machine/events.h"
+#include "machine/profile.h"
+
+#define VCPU_STACK_SIZE (256 * 1024) /* address space; what is not touched costs nothing */
+
+/* What the vCPUs of a machine share. Set up before the first thread; then only the atomics and what `lock` guards
+ * change. */
+struct vcpu_group {
+    const struct hv *hv;
+    struct bus mmio, pio;
+    struct events *events;
+    int wake_fd; /* eventfd, the loop's: an event was posted or the run is over */
+    int (*thread_init)(void *ctx, struct sm_error *err);
+    void (*trace)(void *ctx, const char *line);
+    void *ctx;
+    unsigned trace_max;
+
+    atomic_bool stop;
+    atomic_uint traced;
+    atomic_uint_fast64_t first_entry_ns;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unsigned ready; /* threads that have been through thread_init */
+    bool go;        /* they may enter the guest, or leave when `stop` is set */
+    int init_error; /* of the first thread that failed */
+    struct sm_error *init_err;
+};
+
+struct vcpu {
+    struct vcpu_group *group;
+    struct hv_vcpu *hv;
+    unsigned index;
+    pthread_t thread;
+    bool has_thread;
+    struct profile *profile; /* NULL: off */
+    atomic_uint_fast64_t exits[HV_EXIT_KINDS];
+};
+
+void vcpu_group_init(struct vcpu_group *g);
+void vcpu_group_done(struct vcpu_group *g);
+
+/* The run is over: tell the vCPUs and the loop. Any thread; the first one counts. */
+void vcpu_group_end(struct vcpu_group *g, enum machine_end end, const char *prefix, const char *text, size_t len);
+
+/* Wake the loop up. Any thread. */
+void vcpu_group_wake(struct vcpu_group *g);
+
+/* Start a thread for each and wait until all have been through thread_init. */
+int vcpus_spawn(struct vcpu *vcpus, unsigned n, struct sm_error *err);
+
+/* Let them run. */
+void vcpus_go(struct vcpu_group *g);
+
+/* After vcpu_group_end: force all out of the guest and wait for their threads. */
+void vcpus_join(struct vcpu *vcpus, unsigned n);
+
+/* Carry out one exit: 0 to go on, 1 to leave the loop. For tests; the run loop calls it. */
+int vcpu_handle_exit(struct vcpu *v, const struct hv_exit *e);
+
+#endif
