@@ -35,7 +35,7 @@ struct agent_setup {
     const char *root_device; /* "/dev/vda" */
     const char *root_fstype; /* "erofs" */
     uint64_t overlay_bytes;  /* size of the writable tmpfs layer; 0: half of the guest's memory */
-    bool read_only;          /* no writable layer */
+    bool read_only;          /* the root cannot be written to */
     const char *resolv_conf; /* text of /etc/resolv.conf where the image has none; NULL: do not make one */
     const char *hosts;       /* more lines for an /etc/hosts that the agent makes; NULL: none */
 };
