@@ -65,6 +65,20 @@ bool events_take(struct events *ev, struct event *ret)
     return found;
 }
 
+void events_put_back(struct events *ev, const struct event *event)
+{
+    pthread_mutex_lock(&ev->lock);
+    if (event->kind == SM_LC_EV_LISTENER) {
+        post_listener(ev, event->arg);
+    } else if (ev->pending[event->kind]) {
+        ev->lost++;
+    } else {
+        ev->pending[event->kind] = true;
+        ev->arg[event->kind] = event->arg;
+    }
+    pthread_mutex_unlock(&ev->lock);
+}
+
 uint64_t events_lost(struct events *ev)
 {
     pthread_mutex_lock(&ev->lock);

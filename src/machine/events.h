@@ -49,6 +49,9 @@ void events_post(struct events *ev, uint32_t kind, uint64_t arg);
 /* The next event, oldest kind number first; false when there is none. */
 bool events_take(struct events *ev, struct event *ret);
 
+/* Put back what events_take() gave and could not be delivered now, unless a newer one has come. */
+void events_put_back(struct events *ev, const struct event *event);
+
 /* Events that were overwritten or dropped before anyone took them. */
 uint64_t events_lost(struct events *ev);
 

@@ -181,17 +181,27 @@ static int add_fixed_devices(struct machine *m, struct sm_error *err)
 
 /* --- from the vCPU threads to the loop --- */
 
+void machine_deliver(struct machine *m)
+{
+    struct event ev;
+
+    while (events_take(&m->events, &ev)) {
+        if (m->config.ops->event(m->config.ctx, ev.kind, ev.arg))
+            continue;
+        events_put_back(&m->events, &ev);
+        break;
+    }
+}
+
 static void on_wake(struct loop_source *src, uint32_t events)
 {
     struct machine *m = src->ctx;
     char text[EVENTS_MAX_TEXT];
-    struct event ev;
     uint64_t drained;
 
     if (read(src->fd, &drained, sizeof(drained)) < 0)
         return;
-    while (events_take(&m->events, &ev))
-        m->config.ops->event(m->config.ctx, ev.kind, ev.arg);
+    machine_deliver(m);
     enum machine_end why = events_ended(&m->events, text);
     if (why == MACHINE_RUNNING || m->ended)
         return;

@@ -28,8 +28,9 @@
 struct machine;
 
 struct machine_ops {
-    /* On the loop's thread. After `ended` all vCPU threads are gone. */
-    void (*event)(void *ctx, uint32_t kind, uint64_t arg);
+    /* On the loop's thread. False: can't be taken now; machine_deliver() offers it (or a newer one) again. */
+    bool (*event)(void *ctx, uint32_t kind, uint64_t arg);
+    /* On the loop's thread, once. All vCPU threads are gone. */
     void (*ended)(void *ctx, enum machine_end end, const char *text);
     /* On each new vCPU thread, before anything else; < 0: the machine does not run. */
     int (*vcpu_thread)(void *ctx, struct sm_error *err);
@@ -70,6 +71,9 @@ void machine_run(struct machine *m);
 
 /* Ask for the end; `ended` is called from the loop (at once by a machine that does not run). Twice is once. */
 void machine_stop(struct machine *m);
+
+/* Offer events again that `event` did not take. */
+void machine_deliver(struct machine *m);
 
 /* Waits for the threads. NULL and half-built machines are fine. */
 void machine_free(struct machine *m);
