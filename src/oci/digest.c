@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Digests: the one file that sees OpenSSL. */
+#include "oci/digest.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oci/text.h"
+
+struct hasher {
+    EVP_MD_CTX *ctx;
+};
+
+static int hex_value(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    return -1;
+}
+
+int digest_parse(struct digest *ret, const char *s, const char *what, struct sm_error *err)
+{
+    static const char prefix[] = "sha256:";
+    struct digest d;
+    char shown[TEXT_SHOWN_SIZE];
+
+    if (strncmp(s, prefix, sizeof(prefix) - 1))
+        return sm_error_set(err, EINVAL, "%s \"%s\" is not a digest that can be checked: only sha256 is supported",
+                            what, text_shown(shown, s));
+    s += sizeof(prefix) - 1;
+    if (strlen(s) != 2 * DIGEST_BYTES)
+        goto bad;
+    for (size_t i = 0; i < DIGEST_BYTES; i++) {
+        int hi = hex_value(s[2 * i]), lo = hex_value(s[2 * i + 1]);
+
+        if (hi < 0 || lo < 0)
+            goto bad;
+        d.bytes[i] = (uint8_t)(hi << 4 | lo);
+    }
+    *ret = d;
+    return 0;
+bad:
+    return sm_error_set(err, EINVAL, "%s \"sha256:%s\" is malformed: it needs 64 lower-case hex digits", what,
+                        text_shown(shown, s));
+}
+
+void digest_hex(const struct digest *d, char ret[DIGEST_HEX_SIZE])
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (size_t i = 0; i < DIGEST_BYTES; i++) {
+        ret[2 * i] = digits[d->bytes[i] >> 4];
+        ret[2 * i + 1] = digits[d->bytes[i] & 15];
+    }
+    ret[2 * DIGEST_BYTES] = '\0';
+}
+
+void digest_str(const struct digest *d, char ret[DIGEST_STR_SIZE])
+{
+    memcpy(ret, "sha256:", 7);
+    digest_hex(d, ret + 7);
+}
+
+bool digest_equal(const struct digest *a, const struct digest *b)
+{
+    return !memcmp(a->bytes, b->bytes, DIGEST_BYTES);
+}
+
+int hasher_new(struct hasher **ret, struct sm_error *err)
+{
+    struct hasher *h = calloc(1, sizeof(*h));
+
+    if (!h)
+        return sm_error_set(err, ENOMEM, "out of memory");
+    h->ctx = EVP_MD_CTX_new();
+    if (!h->ctx || EVP_DigestInit_ex(h->ctx, EVP_sha256(), NULL) != 1) {
+        hasher_free(h);
+        return sm_error_set(err, ENOTSUP, "OpenSSL cannot compute SHA-256 here");
+    }
+    *ret = h;
+    return 0;
+}
+
+void hasher_free(struct hasher *h)
+{
+    if (h)
+        EVP_MD_CTX_free(h->ctx);
+    free(h);
+}
+
+void hasher_add(struct hasher *h, const void *data, size_t len)
+{
+    int ok = EVP_DigestUpdate(h->ctx, data, len);
+
+    assert(ok == 1);
+    (void)ok;
+}
+
+void hasher_end(struct hasher *h, struct digest *ret)
+{
+    unsigned len = 0;
+    int ok = EVP_DigestFinal_ex(h->ctx, ret->bytes, &len);
+
+    assert(ok == 1 && len == DIGEST_BYTES);
+    (void)ok;
+}
+
+int digest_of(struct digest *ret, const void *data, size_t len, struct sm_error *err)
+{
+    struct hasher *h;
+    int r = hasher_new(&h, err);
+
+    if (r < 0)
+        return r;
+    hasher_add(h, data, len);
+    hasher_end(h, ret);
+    hasher_free(h);
+    return 0;
+}

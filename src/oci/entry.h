@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One entry of a layer, as the tar gave it: what passes from the tar to the index and from the index to the tree. */
+#ifndef SM_OCI_ENTRY_H
+#define SM_OCI_ENTRY_H
+
+#include <stdint.h>
+
+enum oci_type {
+    OCI_FILE = 1,
+    OCI_DIR,
+    OCI_SYMLINK,
+    OCI_HARDLINK, /* a further name for `link`; its other fields mean nothing */
+    OCI_CHAR,
+    OCI_BLOCK_DEV,
+    OCI_FIFO,
+    OCI_SOCKET,
+    OCI_TYPE_END,
+};
+
+struct oci_xattr {
+    const char *name; /* with its namespace: "user.x" */
+    const void *value;
+    uint32_t len;
+};
+
+/* Strings and lists belong to whoever made the entry, and live until it makes the next. */
+struct oci_entry {
+    enum oci_type type;
+    const char *path; /* as in the tar: whiteouts are told by name, in tree_add */
+    const char *link; /* OCI_SYMLINK, OCI_HARDLINK; otherwise "" */
+    uint16_t mode;    /* permission bits and set-id, sticky: 07777 */
+    uint32_t uid, gid;
+    int64_t mtime;
+    uint32_t mtime_ns;
+    uint32_t major, minor; /* OCI_CHAR, OCI_BLOCK_DEV */
+    const struct oci_xattr *xattrs;
+    unsigned n_xattrs;
+
+    /* OCI_FILE: size 0, or up to OCI_INLINE_MAX and kept in the index, or in `data` from data_off (a multiple of 4096).
+     */
+    uint64_t size;
+    uint64_t data_off;
+    const void *content;     /* writing an index: the small file's bytes */
+    uint64_t content_offset; /* reading one: where in the index file they are */
+};
+
+#endif

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* JSON: the one file of this area that sees json-c. */
+#include "oci/json.h"
+
+#include <errno.h>
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oci/limits.h"
+
+static struct json_object *value(struct json *v)
+{
+    return (struct json_object *)(void *)v;
+}
+
+static struct json *wrap(struct json_object *v)
+{
+    return (struct json *)(void *)v;
+}
+
+/*
+ * json-c keeps the last of two members with one name and says nothing. Every member that was written has one ':'
+ * outside strings, in text that json-c has found well-formed; every member that was kept is in the tree.
+ */
+static size_t count_written(const char *s, size_t len)
+{
+    bool in_string = false;
+    size_t n = 0;
+
+    for (size_t i = 0; i < len; i++) {
+        if (in_string && s[i] == '\\')
+            i++;
+        else if (s[i] == '"')
+            in_string = !in_string;
+        else if (!in_string && s[i] == ':')
+            n++;
+    }
+    return n;
+}
+
+static size_t count_kept(struct json_object *v) /* as deep as OCI_JSON_MAX_DEPTH */
+{
+    size_t n = 0;
+
+    if (json_object_is_type(v, json_type_object)) {
+        json_object_object_foreach(v, key, member)
+        {
+            (void)key;
+            n += 1 + count_kept(member);
+        }
+    } else if (json_object_is_type(v, json_type_array)) {
+        for (size_t i = 0; i < json_object_array_length(v); i++)
+            n += count_kept(json_object_array_get_idx(v, i));
+    }
+    return n;
+}
+
+static int parse(struct json_object **ret, const char *data, size_t len, struct sm_error *err)
+{
+    struct json_tokener *tok = json_tokener_new_ex(OCI_JSON_MAX_DEPTH);
+    struct json_object *v = NULL;
+    enum json_tokener_error e;
+    size_t end;
+
+    if (!tok)
+        return sm_error_set(err, ENOMEM, "out of memory for JSON");
+    json_tokener_set_flags(tok, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    v = json_tokener_parse_ex(tok, data, (int)len);
+    e = json_tokener_get_error(tok);
+    end = json_tokener_get_parse_end(tok);
+    json_tokener_free(tok);
+    while (e == json_tokener_success && end < len && strchr(" \t\r\n", data[end]) && data[end])
+        end++;
+    if (e != json_tokener_success || end != len) {
+        json_object_put(v);
+        return sm_error_set(err, EBADMSG, "it is not valid JSON: %s at byte %zu",
+                            e == json_tokener_success    ? "more behind its end"
+                            : e == json_tokener_continue ? "it ends early"
+                                                         : json_tokener_error_desc(e),
+                            end);
+    }
+    *ret = v;
+    return 0;
+}
+
+int json_parse(struct json **ret, const void *data, size_t len, struct sm_error *err)
+{
+    struct json_object *v = NULL;
+    int r;
+
+    if (len > OCI_JSON_MAX_BYTES)
+        return sm_error_set(err, EFBIG, "it is larger than %llu MiB, which is the limit", OCI_JSON_MAX_BYTES / MIB);
+    r = parse(&v, data, len, err);
+    if (r < 0)
+        return r;
+    if (!json_object_is_type(v, json_type_object))
+        r = sm_error_set(err, EBADMSG, "it is not a JSON object");
+    else if (count_kept(v) != count_written(data, len))
+        r = sm_error_set(err, EBADMSG, "it has a key twice in one object");
+    if (r < 0) {
+        json_object_put(v);
+        return r;
+    }
+    *ret = wrap(v);
+    return 0;
+}
+
+void json_free(struct json *doc)
+{
+    json_object_put(value(doc));
+}
+
+/* The member, of the wanted type; *ret NULL when absent or null. */
+static int get(struct json *obj, const char *key, enum json_type type, bool required, struct json_object **ret,
+               struct sm_error *err)
+{
+    struct json_object *v = NULL;
+
+    json_object_object_get_ex(value(obj), key, &v);
+    if (!v && required)
+        return sm_error_set(err, EBADMSG, "\"%s\" is missing", key);
+    if (v && !json_object_is_type(v, type))
+        return sm_error_set(err, EBADMSG, "\"%s\" is not %s", key,
+                            type == json_type_string   ? "a string"
+                            : type == json_type_int    ? "a whole number"
+                            : type == json_type_object ? "an object"
+                                                       : "an array");
+    *ret = v;
+    return 0;
+}
+
+static int check_string(struct json_object *v, const char *key, const char **ret, struct sm_error *err)
+{
+    size_t len = (size_t)json_object_get_string_len(v);
+    const char *s = json_object_get_string(v);
+
+    if (len > OCI_JSON_MAX_STRING || strlen(s) != len)
+        return sm_error_set(err, EBADMSG, "\"%s\" holds a string that is too long or has a zero byte", key);
+    *ret = s;
+    return 0;
+}
+
+int json_get_string(struct json *obj, const char *key, bool required, const char **ret, struct sm_error *err)
+{
+    struct json_object *v = NULL;
+    int r = get(obj, key, json_type_string, required, &v, err);
+
+    if (r < 0)
+        return r;
+    *ret = NULL;
+    return v ? check_string(v, key, ret, err) : 0;
+}
+
+int json_get_u64(struct json *obj, const char *key, bool required, uint64_t *ret, struct sm_error *err)
+{
+    struct json_object *v = NULL;
+    int r = get(obj, key, json_type_int, required, &v, err);
+    int64_t n;
+
+    if (r < 0)
+        return r;
+    n = v ? json_object_get_int64(v) : 0; /* saturates */
+    if (n < 0 || n == INT64_MAX)
+        return sm_error_set(err, EBADMSG, "\"%s\" is out of range", key);
+    *ret = (uint64_t)n;
+    return 0;
+}
+
+int json_get_object(struct json *obj, const char *key, bool required, struct json **ret, struct sm_error *err)
+{
+    struct json_object *v = NULL;
+    int r = get(obj, key, json_type_object, required, &v, err);
+
+    if (r >= 0)
+        *ret = wrap(v);
+    return r;
+}
+
+int json_get_array(struct json *obj, const char *key, bool required, size_t max, struct json **ret, size_t *ret_len,
+                   struct sm_error *err)
+{
+    struct json_object *v = NULL;
+    int r = get(obj, key, json_type_array, required, &v, err);
+    size_t len;
+
+    if (r < 0)
+        return r;
+    len = v ? json_object_array_length(v) : 0;
+    if (len > max)
+        return sm_error_set(err, E2BIG, "\"%s\" has %zu elements, the limit is %zu", key, len, max);
+    *ret = wrap(v);
+    *ret_len = len;
+    return 0;
+}
+
+int json_item_object(struct json *array, size_t i, const char *key, struct json **ret, struct sm_error *err)
+{
+    struct json_object *v = json_object_array_get_idx(value(array), i);
+
+    if (!json_object_is_type(v, json_type_object))
+        return sm_error_set(err, EBADMSG, "element %zu of \"%s\" is not an object", i, key);
+    *ret = wrap(v);
+    return 0;
+}
+
+int json_item_string(struct json *array, size_t i, const char *key, const char **ret, struct sm_error *err)
+{
+    struct json_object *v = json_object_array_get_idx(value(array), i);
+
+    if (!json_object_is_type(v, json_type_string))
+        return sm_error_set(err, EBADMSG, "element %zu of \"%s\" is not a string", i, key);
+    return check_string(v, key, ret, err);
+}
+
+void strings_free(char **list)
+{
+    for (char **s = list; s && *s; s++)
+        free(*s);
+    free(list);
+}
+
+static int no_memory(struct sm_error *err, char **list)
+{
+    strings_free(list);
+    return sm_error_set(err, ENOMEM, "out of memory for JSON");
+}
+
+int json_get_strings(struct json *obj, const char *key, size_t max, char ***ret, struct sm_error *err)
+{
+    struct json *array;
+    char **list;
+    size_t len;
+    int r = json_get_array(obj, key, false, max, &array, &len, err);
+
+    if (r < 0)
+        return r;
+    list = calloc(len + 1, sizeof(*list));
+    if (!list)
+        return no_memory(err, NULL);
+    for (size_t i = 0; i < len; i++) {
+        const char *s;
+
+        r = json_item_string(array, i, key, &s, err);
+        if (r < 0) {
+            strings_free(list);
+            return r;
+        }
+        list[i] = strdup(s);
+        if (!list[i])
+            return no_memory(err, list);
+    }
+    *ret = list;
+    return 0;
+}
+
+int json_get_keys(struct json *obj, const char *key, size_t max, char ***ret, struct sm_error *err)
+{
+    struct json *map;
+    char **list;
+    size_t len, n = 0;
+    int r = json_get_object(obj, key, false, &map, err);
+
+    if (r < 0)
+        return r;
+    len = map ? (size_t)json_object_object_length(value(map)) : 0;
+    if (len > max)
+        return sm_error_set(err, E2BIG, "\"%s\" has %zu members, the limit is %zu", key, len, max);
+    list = calloc(len + 1, sizeof(*list));
+    if (!list)
+        return no_memory(err, NULL);
+    if (map) {
+        json_object_object_foreach(value(map), name, member)
+        {
+            (void)member;
+            list[n] = strdup(name);
+            if (!list[n++])
+                return no_memory(err, list);
+        }
+    }
+    *ret = list;
+    return 0;
+}

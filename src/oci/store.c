@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The store.
+ *
+ * Theory of operation
+ *
+ * What: a directory with
+ *
+ *   layers/<64 hex>/data, index   one converted layer, named by its diff id
+ *   images/<64 hex>/meta.erofs    the merged metadata, named by a hash over the layers' diff ids
+ *   locks/<kind>-<64 hex>         empty files, locked by whoever makes that object; never removed
+ *   tmp/<random>/                 what is being made; its directory is locked by the process that makes it
+ *
+ * Every name in it is made here from digests and random numbers. Objects appear whole: written below tmp, synced,
+ * renamed. They never change. So a reader needs no lock, and an open descriptor stays good whatever happens to names.
+ *
+ * Killed at any point, a process leaves only directories below tmp, whose locks the kernel has released: opening the
+ * store removes every directory there that it can lock. A directory just made and not yet locked could be taken for
+ * such a one, so its maker looks again after locking, and makes another when it is gone.
+ *
+ * A damaged object (index header, sizes and superblock are looked at when it is opened) counts as missing: it is made
+ * anew and takes the other's place.
+ */
+#include "oci/store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "oci/erofs.h"
+#include "oci/index.h"
+#include "oci/limits.h"
+#include "oci/text.h"
+
+#define TEMP_TRIES 100
+
+struct oci_store {
+    char *dir;
+    int layers_fd, images_fd, locks_fd, tmp_fd;
+};
+
+static const char *const kind_names[] = {[STORE_LAYER] = "layer", [STORE_IMAGE] = "image"};
+
+static int place_of(const struct oci_store *s, enum store_kind kind)
+{
+    return kind == STORE_LAYER ? s->layers_fd : s->images_fd;
+}
+
+static int fail(const struct oci_store *s, struct sm_error *err, int code, const char *what)
+{
+    char shown[TEXT_SHOWN_SIZE];
+
+    return sm_error_sys(err, code, "%s in the image store \"%s\"", what, text_shown(shown, s->dir));
+}
+
+/* Opening */
+
+static int default_dir(char **ret, struct sm_error *err)
+{
+    const char *own = getenv("SUPERMACHINE_HOME"), *xdg = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    int n;
+
+    if (own && own[0])
+        n = asprintf(ret, "%s", own);
+    else if (xdg && xdg[0] == '/')
+        n = asprintf(ret, "%s/supermachine", xdg);
+    else if (home && home[0])
+        n = asprintf(ret, "%s/.local/share/supermachine", home);
+    else
+        return sm_error_set(err, ENOENT, "there is no place for images: set HOME, XDG_DATA_HOME or SUPERMACHINE_HOME");
+    return n < 0 ? sm_error_set(err, ENOMEM, "out of memory") : 0;
+}
+
+static int make_dirs(const char *dir, struct sm_error *err)
+{
+    CLEANUP_FREE char *path = strdup(dir);
+    char shown[TEXT_SHOWN_SIZE];
+
+    if (!path)
+        return sm_error_set(err, ENOMEM, "out of memory");
+    for (char *p = path + 1; p[-1]; p++) {
+        bool end = !*p;
+
+        if (*p && *p != '/')
+            continue;
+        *p = '\0';
+        if (mkdir(path, 0700) < 0 && errno != EEXIST && (end || errno != EACCES))
+            return sm_error_sys(err, errno, "cannot make the directory \"%s\" for images", text_shown(shown, path));
+        if (end)
+            break;
+        *p = '/';
+    }
+    return 0;
+}
+
+static int open_subdir(const struct oci_store *s, int store_fd, const char *name, int *ret, struct sm_error *err)
+{
+    if (mkdirat(store_fd, name, 0700) < 0 && errno != EEXIST)
+        return fail(s, err, errno, "cannot make a directory");
+    *ret = openat(store_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    return *ret < 0 ? fail(s, err, errno, "cannot open a directory") : 0;
+}
+
+/* One level of files, and the directory. What cannot be removed is left for the next time. */
+static void remove_dir(int parent_fd, const char *name, int dir_fd)
+{
+    static const char *const files[] = {"data", "index", "meta.erofs"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+        unlinkat(dir_fd, files[i], 0);
+    unlinkat(parent_fd, name, AT_REMOVEDIR);
+}
+
+static void sweep(const struct oci_store *s)
+{
+    int scan_fd = openat(s->tmp_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = scan_fd < 0 ? NULL : fdopendir(scan_fd);
+    struct dirent *e;
+
+    if (!d) {
+        close_fd(&scan_fd);
+        return;
+    }
+    while ((e = readdir(d))) {
+        CLEANUP_FD int fd = -1;
+
+        if (e->d_name[0] == '.')
+            continue;
+        fd = openat(s->tmp_fd, e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB))
+            remove_dir(s->tmp_fd, e->d_name, fd);
+    }
+    closedir(d);
+}
+
+int oci_store_open(struct oci_store **ret, const char *dir, struct sm_error *err)
+{
+    struct oci_store *s = calloc(1, sizeof(*s));
+    CLEANUP_FD int fd = -1;
+    int r;
+
+    if (!s)
+        return sm_error_set(err, ENOMEM, "out of memory");
+    s->layers_fd = s->images_fd = s->locks_fd = s->tmp_fd = -1;
+    if (dir) {
+        s->dir = strdup(dir);
+        r = s->dir ? 0 : sm_error_set(err, ENOMEM, "out of memory");
+    } else {
+        r = default_dir(&s->dir, err);
+    }
+    if (r >= 0)
+        r = make_dirs(s->dir, err);
+    if (r >= 0) {
+        fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+            r = fail(s, err, errno, "cannot open the directory");
+    }
+    if (r >= 0)
+        r = open_subdir(s, fd, "layers", &s->layers_fd, err);
+    if (r >= 0)
+        r = open_subdir(s, fd, "images", &s->images_fd, err);
+    if (r >= 0)
+        r = open_subdir(s, fd, "locks", &s->locks_fd, err);
+    if (r >= 0)
+        r = open_subdir(s, fd, "tmp", &s->tmp_fd, err);
+    if (r < 0) {
+        oci_store_free(s);
+        return r;
+    }
+    sweep(s);
+    *ret = s;
+    return 0;
+}
+
+void oci_store_free(struct oci_store *s)
+{
+    if (!s)
+        return;
+    close_fd(&s->layers_fd);
+    close_fd(&s->images_fd);
+    close_fd(&s->locks_fd);
+    close_fd(&s->tmp_fd);
+    free(s->dir);
+    free(s);
+}
+
+const char *store_dir(const struct oci_store *s)
+{
+    return s->dir;
+}
+
+int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)
+{
+    char hex[DIGEST_HEX_SIZE], file[DIGEST_HEX_SIZE + 8];
+    CLEANUP_FD int fd = -1;
+    int r;
+
+    digest_hex(name, hex);
+    snprintf(file, sizeof(file), "%s-%s", kind_names[kind], hex);
+    fd = openat(s->locks_fd, file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return fail(s, err, errno, "cannot make a lock");
+    do {
+        r = flock(fd, LOCK_EX);
+    } while (r < 0 && errno == EINTR);
+    return r < 0 ? fail(s, err, errno, "cannot lock") : steal_fd(&fd);
+}
+
+/* Objects */
+
+/* A regular file of an object, read-only: its descriptor, -ENOENT when it is not there. */
+static int open_part(struct oci_store *s, enum store_kind kind, const struct digest *name, const char *file,
+                     struct stat *ret_st, struct sm_error *err)
+{
+    char path[DIGEST_HEX_SIZE + 16];
+    CLEANUP_FD int fd = -1;
+
+    digest_hex(name, path);
+    snprintf(path + strlen(path), sizeof(path) - strlen(path), "/%s", file);
+    fd = openat(place_of(s, kind), path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return errno == ENOENT ? -ENOENT : fail(s, err, errno, "cannot open an object");
+    if (fstat(fd, ret_st) < 0)
+        return fail(s, err, errno, "cannot look at an object");
+    return S_ISREG(ret_st->st_mode) ? steal_fd(&fd) : -ENOENT;
+}
+
+int store_open_layer(struct oci_store *s, const struct digest *diff_id, int *ret_data_fd, int *ret_index_fd,
+                     uint64_t *ret_data_size, struct sm_error *err)
+{
+    struct sm_error ignored = SM_ERROR_INIT;
+    CLEANUP_FD int data_fd = -1;
+    CLEANUP_FD int index_fd = -1;
+    struct index_reader *index;
+    struct stat st;
+    int r;
+
+    index_fd = open_part(s, STORE_LAYER, diff_id, "index", &st, err);
+    if (index_fd < 0)
+        return index_fd;
+    data_fd = open_part(s, STORE_LAYER, diff_id, "data", &st, err);
+    if (data_fd < 0)
+        return data_fd;
+    r = index_reader_new(&index, index_fd, &ignored);
+    if (r == -EBADMSG)
+        return -ENOENT;
+    if (r < 0)
+        return fail(s, err, -r, "cannot read a converted layer");
+    *ret_data_size = index_data_size(index);
+    index_reader_free(index);
+    if ((uint64_t)st.st_size != *ret_data_size)
+        return -ENOENT;
+    *ret_data_fd = steal_fd(&data_fd);
+    *ret_index_fd = steal_fd(&index_fd);
+    return 0;
+}
+
+int store_open_image(struct oci_store *s, const struct digest *key, uint64_t data_size, int *ret_fd, uint64_t *ret_size,
+                     struct sm_error *err)
+{
+    CLEANUP_FD int fd = -1;
+    struct stat st;
+    int r;
+
+    fd = open_part(s, STORE_IMAGE, key, "meta.erofs", &st, err);
+    if (fd < 0)
+        return fd;
+    if (!is_aligned((uint64_t)st.st_size, OCI_BLOCK))
+        return -ENOENT;
+    r = erofs_check(fd, (uint64_t)st.st_size + data_size);
+    if (r < 0)
+        return fail(s, err, -r, "cannot read a merged image");
+    if (!r)
+        return -ENOENT;
+    *ret_size = (uint64_t)st.st_size;
+    *ret_fd = steal_fd(&fd);
+    return 0;
+}
+
+/* Making objects */
+
+static int random_name(char name[40], struct sm_error *err)
+{
+    uint64_t r[2];
+
+    if (getrandom(r, sizeof(r), 0) != (ssize_t)sizeof(r))
+        return sm_error_sys(err, errno, "cannot get random bytes");
+    snprintf(name, 40, "%016llx%016llx", (unsigned long long)r[0], (unsigned long long)r[1]);
+    return 0;
+}
+
+/* 1: made and locked; 0: somebody swept it away in between. */
+static int try_temp(struct store_temp *t, struct sm_error *err)
+{
+    struct stat by_fd, by_name;
+    int r = random_name(t->name, err);
+
+    if (r < 0)
+        return r;
+    if (mkdirat(t->store->tmp_fd, t->name, 0700) < 0)
+        return fail(t->store, err, errno, "cannot make a temporary directory");
+    t->dir_fd = openat(t->store->tmp_fd, t->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (t->dir_fd < 0)
+        return errno == ENOENT ? 0 : fail(t->store, err, errno, "cannot open a temporary directory");
+    if (!flock(t->dir_fd, LOCK_EX | LOCK_NB) && !fstat(t->dir_fd, &by_fd) &&
+        !fstatat(t->store->tmp_fd, t->name, &by_name, AT_SYMLINK_NOFOLLOW) && by_fd.st_ino == by_name.st_ino)
+        return 1;
+    close_fd(&t->dir_fd);
+    return 0;
+}
+
+int store_temp_new(struct store_temp *ret, struct oci_store *s, struct sm_error *err)
+{
+    struct store_temp t = {.store = s, .dir_fd = -1};
+
+    for (int i = 0; i < TEMP_TRIES; i++) {
+        int r = try_temp(&t, err);
+
+        if (r < 0)
+            return r;
+        if (r) {
+            *ret = t;
+            return 0;
+        }
+    }
+    return sm_error_set(err, EBUSY, "temporary directories vanish from the image store \"%s\"", s->dir);
+}
+
+int store_temp_file(const struct store_temp *t, const char *name, struct sm_error *err)
+{
+    int fd = openat(t->dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+    return fd < 0 ? fail(t->store, err, errno, "cannot make a file") : fd;
+}
+
+static int sync_files(const struct store_temp *t, enum store_kind kind, struct sm_error *err)
+{
+    static const char *const layer[] = {"data", "index", NULL}, *const image[] = {"meta.erofs", NULL};
+
+    for (const char *const *name = kind == STORE_LAYER ? layer : image; *name; name++) {
+        CLEANUP_FD int fd = openat(t->dir_fd, *name, O_RDONLY | O_CLOEXEC);
+
+        if (fd < 0 || fsync(fd) < 0)
+            return fail(t->store, err, errno, "cannot write an object to disk");
+    }
+    return fsync(t->dir_fd) < 0 ? fail(t->store, err, errno, "cannot write an object to disk") : 0;
+}
+
+/* A damaged object out of the way. */
+static void move_away(const struct store_temp *t, int place_fd, const char *hex)
+{
+    struct sm_error ignored = SM_ERROR_INIT;
+    char name[40];
+
+    if (random_name(name, &ignored) < 0 || renameat(place_fd, hex, t->store->tmp_fd, name) < 0)
+        return;
+    CLEANUP_FD int fd = openat(t->store->tmp_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd >= 0)
+        remove_dir(t->store->tmp_fd, name, fd);
+}
+
+int store_temp_commit(struct store_temp *t, enum store_kind kind, const struct digest *name, struct sm_error *err)
+{
+    int place_fd = place_of(t->store, kind), r = sync_files(t, kind, err);
+    char hex[DIGEST_HEX_SIZE];
+
+    if (r < 0)
+        return r;
+    digest_hex(name, hex);
+    r = renameat(t->store->tmp_fd, t->name, place_fd, hex);
+    if (r < 0 && (errno == EEXIST || errno == ENOTEMPTY)) {
+        move_away(t, place_fd, hex);
+        r = renameat(t->store->tmp_fd, t->name, place_fd, hex);
+    }
+    if (r < 0 || fsync(place_fd) < 0)
+        return fail(t->store, err, errno, "cannot put an object in its place");
+    close_fd(&t->dir_fd);
+    return 0;
+}
+
+void store_temp_discard(struct store_temp *t)
+{
+    if (t->dir_fd < 0)
+        return;
+    remove_dir(t->store->tmp_fd, t->name, t->dir_fd);
+    close_fd(&t->dir_fd);
+}
