@@ -192,6 +192,11 @@ void oci_store_free(struct oci_store *s)
     free(s);
 }
 
+const char *oci_store_path(const struct oci_store *s)
+{
+    return s->dir;
+}
+
 const char *store_dir(const struct oci_store *s)
 {
     return s->dir;
