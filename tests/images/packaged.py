@@ -18,7 +18,9 @@ import oci
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-DOCKER_APT = 'Acquire::GzipIndexes "true"; Acquire::CompressionTypes::Order:: "gz";'
+# As in Docker's images: lists stay compressed, no caches of them.
+DOCKER_APT = ('Acquire::GzipIndexes "true"; Acquire::CompressionTypes::Order:: "gz"; '
+              'Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; Acquire::Languages "none";')
 TIDY = """
 rm -rf /var/lib/apt/lists /var/cache/apt/archives /var/cache/apt/*.bin /var/cache/debconf/*-old
 rm -rf /usr/share/doc /usr/share/man /usr/share/info /usr/share/lintian
@@ -75,8 +77,8 @@ def debian(path, epoch):
     tar = path + ".tar"
     subprocess.run([
         "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=tar",
-        "--customize-hook=printf %s > \"$1/etc/apt/apt.conf.d/docker-gzip-indexes\"".replace("%s", "'%s\\n' '" + DOCKER_APT + "'"),
-        "--customize-hook=rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\"", "bookworm", tar],
+        "--customize-hook=printf '%s\\n' '" + DOCKER_APT + "' >\"$1/etc/apt/apt.conf.d/docker\"",
+        "--customize-hook=cd \"$1\" && rm -f etc/resolv.conf etc/hostname var/cache/apt/*.bin", "bookworm", tar],
         check=True, stdin=subprocess.DEVNULL, env=dict(os.environ, SOURCE_DATE_EPOCH=str(epoch)))
     with open(tar, "rb") as file:
         layer = file.read()

@@ -241,7 +241,7 @@ class Agent:
                 os.setgid(account.pw_gid)
                 os.setuid(account.pw_uid)
                 env.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
-            os.chdir(order["cwd"])
+            os.chdir(order["cwd"] or env["HOME"])
             os.execvpe(order["argv"][0], order["argv"], env)
         except FileNotFoundError as error:
             code = 127

@@ -5,6 +5,7 @@ import argparse
 import os
 import shutil
 import signal
+import subprocess
 import sys
 
 from . import config, machine, payload, saved, session
@@ -14,8 +15,16 @@ class Interrupted(Exception):
     """A signal asks the driver to end."""
 
 
+class Overdue(Exception):
+    """Long after the time limit the driver is still busy: nobody reads its output."""
+
+
 def interrupt(number, _frame):
     raise Interrupted(number)
+
+
+def overdue(_number, _frame):
+    raise Overdue()
 
 
 def shape_of(memory):
@@ -35,6 +44,7 @@ def guarded(body):
     """Runs a main function: errors become a sentence and an exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+    signal.signal(signal.SIGALRM, overdue)
     try:
         code = body(sys.argv[1:])
     except config.Trouble as trouble:
@@ -43,8 +53,14 @@ def guarded(body):
     except Interrupted as interrupted:
         config.say("interrupted")
         code = 128 + interrupted.args[0]
+    except Overdue:
+        config.say("time-out: killed, and nobody takes the output")
+        code = config.EXIT_TIMEOUT
     except BrokenPipeError:  # whoever read our output is gone
         code = 128 + signal.SIGPIPE
+    except (OSError, subprocess.SubprocessError) as error:
+        config.say("%s" % error)
+        code = config.EXIT_TROUBLE
     sys.stderr.flush()
     os._exit(code)  # no flush of a broken stdout
 
@@ -68,7 +84,7 @@ def add_run_options(parser):
     parser.add_argument("--no-tree", action="store_true", help="do not carry the tree and its build output")
     parser.add_argument("--mem", type=int, default=config.DEFAULT_MEMORY, metavar="MIB")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--cwd", default=None, metavar="DIR")
+    parser.add_argument("--cwd", metavar="DIR", help="where CMD starts (%s; HOME with --no-tree)" % config.TREE_INSIDE)
     parser.add_argument("--user", default="root", help="root (default), or tester: uid 1000, may use /dev/kvm")
     parser.add_argument("--kernel-log", action="store_true", help="show the machine's kernel log as it comes")
 
@@ -91,11 +107,12 @@ def run_with(options, argv, use_tty):
         if not separator:
             raise config.Trouble("--payload %s: DIR:DEST is meant" % item)
         carried.add(directory, destination)
-    cwd = options.cwd or ("/root" if options.no_tree else config.TREE_INSIDE)
+    cwd = options.cwd or (None if options.no_tree else config.TREE_INSIDE)
     payload_fd = carried.image()
     resumed = None
     try:
         resumed = saved.resume(shape, saved_directory, payload_fd)
+        signal.setitimer(signal.ITIMER_REAL, options.timeout + config.STOP_TIMEOUT + 10)
         one = session.Session(resumed, argv, carried.binds(), options.timeout, options.results, env, cwd,
                               options.user, use_tty, options.kernel_log)
         if use_tty:
@@ -103,7 +120,7 @@ def run_with(options, argv, use_tty):
                 return one.run()
         return one.run()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)
         if resumed is not None:
             resumed.kill()

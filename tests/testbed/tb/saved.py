@@ -57,6 +57,7 @@ def ensure(shape, refresh=False):
             if found is None:
                 found = make(shape, refresh)
                 cache.prune()
+                cache.hand_over(config.CACHE)
     cache.touch(base.directory())
     cache.touch(found)
     return found
