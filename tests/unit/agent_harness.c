@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Both ends of the agent protocol for unit tests: see agent_harness.h. */
+#include "agent_harness.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/io.h"
+#include "server.h"
+
+#define OUT_MAX (64u << 20)
+
+static const char *const cgroup_roots[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+
+static void cgroup_name(char name[128], const char *root, pid_t server)
+{
+    snprintf(name, 128, "%s/sm-test-%d", root, server);
+}
+
+/* A directory for groups, or -1. */
+static int open_cgroup(void)
+{
+    char name[128];
+
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(name, sizeof(name), "%s/cgroup.procs", cgroup_roots[i]);
+        if (access(name, W_OK) < 0)
+            continue;
+        cgroup_name(name, cgroup_roots[i], getpid());
+        if (mkdir(name, 0755) == 0)
+            return open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    }
+    return -1;
+}
+
+static int fake_setup(void *ctx, const struct ga_setup *setup, int *ret_cgroup, struct ga_error *err)
+{
+    if (strcmp(setup->root_fstype, "bad") == 0)
+        return ga_error_set(err, ENODEV, "mounting \x1b[31m%s", setup->root_device);
+    *ret_cgroup = open_cgroup();
+    return 0;
+}
+
+static int fake_power(void *ctx, uint32_t how, struct ga_error *err)
+{
+    return ga_error_set(err, ENOSYS, "no power switch here");
+}
+
+static _Noreturn void serve(const int fds[H_CONNS])
+{
+    static const struct ga_server_ops ops = {.setup = fake_setup, .power = fake_power};
+    struct ga_server *s;
+
+    /* What the test was started with must not be mistaken for a leak of the agent. */
+    close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (ga_server_new(&ops, NULL, false, &s) < 0)
+        _exit(101);
+    for (int i = 0; i < H_CONNS; i++)
+        if (ga_server_adopt(s, fds[i]) < 0)
+            _exit(102);
+    int r = ga_server_run(s, true);
+    ga_server_free(s);
+    _exit(r == 0 ? 0 : 103);
+}
+
+/* ---- Callbacks of the client ---- */
+
+static void on_done(struct agent *a, void *ctx)
+{
+    ((struct h_conn *)ctx)->done++;
+}
+
+static void on_started(struct agent *a, void *ctx, uint32_t pid)
+{
+    struct h_conn *c = ctx;
+
+    assert_false(c->started);
+    c->started = true;
+    c->pid = pid;
+}
+
+static void on_output(struct agent *a, void *ctx, enum agent_stream stream, const void *data, size_t len)
+{
+    struct h_conn *c = ctx;
+    int i = stream == AGENT_STREAM_STDERR;
+
+    assert_true(len > 0 && len <= AGENT_DATA_MAX);
+    buf_bytes(&c->out[i], data, len);
+    assert_false(c->out[i].bad);
+    if (c->hold)
+        c->held[i] += len;
+    else
+        agent_output_done(a, stream, len);
+}
+
+static void on_stdin_room(struct agent *a, void *ctx)
+{
+    ((struct h_conn *)ctx)->rooms++;
+}
+
+static void on_exit_(struct agent *a, void *ctx, const struct agent_exit *end)
+{
+    struct h_conn *c = ctx;
+
+    assert_false(c->exited || c->start_failed || c->failed);
+    c->exited = true;
+    c->end = *end;
+}
+
+static void on_start_error(struct agent *a, void *ctx, int exit_code, const struct sm_error *err)
+{
+    struct h_conn *c = ctx;
+
+    assert_false(c->exited || c->start_failed || c->failed);
+    c->start_failed = true;
+    c->exit_code = exit_code;
+    c->err = *err;
+}
+
+static void on_error(struct agent *a, void *ctx, const struct sm_error *err)
+{
+    struct h_conn *c = ctx;
+
+    assert_false(c->exited || c->start_failed || c->failed);
+    c->failed = true;
+    c->err = *err;
+}
+
+static const struct agent_ops ops = {.on_done = on_done,
+                                     .on_started = on_started,
+                                     .on_output = on_output,
+                                     .on_stdin_room = on_stdin_room,
+                                     .on_exit = on_exit_,
+                                     .on_start_error = on_start_error,
+                                     .on_error = on_error};
+
+/* ---- The harness ---- */
+
+void h_start(struct harness *h, bool setup)
+{
+    int theirs[H_CONNS];
+
+    memset(h, 0, sizeof(*h));
+    assert_int_equal(loop_new(&h->loop), 0);
+    for (int i = 0; i < H_CONNS; i++) {
+        int sv[2];
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
+        h->conn[i] = (struct h_conn){.h = h, .fd = sv[0], .out = {buf_init(OUT_MAX), buf_init(OUT_MAX)}};
+        theirs[i] = sv[1];
+    }
+    fflush(NULL);
+    h->server = fork();
+    assert_true(h->server >= 0);
+    if (h->server == 0) {
+        for (int i = 0; i < H_CONNS; i++)
+            close(h->conn[i].fd);
+        serve(theirs);
+    }
+    for (int i = 0; i < H_CONNS; i++)
+        close(theirs[i]);
+    if (!setup)
+        return;
+
+    struct h_conn *c = h_agent(h, 0);
+    struct agent_setup s = {.root_device = "/dev/null", .root_fstype = "none"};
+    assert_int_equal(agent_setup(c->agent, &s, NULL), 0);
+    h_wait_count(h, &c->done, 1);
+    for (size_t i = 0; i < 2; i++) {
+        char name[128];
+
+        cgroup_name(name, cgroup_roots[i], h->server);
+        h->has_cgroup |= access(name, F_OK) == 0;
+    }
+}
+
+void h_stop(struct harness *h)
+{
+    char name[128];
+    int status;
+
+    for (int i = 0; i < H_CONNS; i++) {
+        struct h_conn *c = &h->conn[i];
+
+        agent_free(c->agent);
+        if (c->fd >= 0)
+            close(c->fd);
+        buf_done(&c->out[0]);
+        buf_done(&c->out[1]);
+    }
+    loop_free(h->loop);
+    assert_int_equal(waitpid(h->server, &status, 0), h->server);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    for (size_t i = 0; i < 2; i++) {
+        cgroup_name(name, cgroup_roots[i], h->server);
+        rmdir(name);
+    }
+}
+
+static void on_late(struct loop_timer *t)
+{
+    *(bool *)t->ctx = true;
+}
+
+/* One way to wait for all three: `n` behind the pointer that is not NULL. */
+static void wait_for(struct harness *h, const bool *flag, const unsigned *count, const struct buf *b, size_t n)
+{
+    struct loop_timer t = {0};
+
+    h->late = false;
+    loop_timer_set(h->loop, &t, io_now_ns() + H_DEADLINE_NS, on_late, &h->late);
+    while (!(flag && *flag) && !(count && *count >= n) && !(b && b->len >= n)) {
+        assert_true(loop_once(h->loop, -1) >= 0);
+        if (h->late)
+            fail_msg("waited too long");
+    }
+    loop_timer_cancel(&t);
+}
+
+void h_wait(struct harness *h, const bool *flag)
+{
+    wait_for(h, flag, NULL, NULL, 0);
+}
+
+void h_wait_count(struct harness *h, const unsigned *count, unsigned at_least)
+{
+    wait_for(h, NULL, count, NULL, at_least);
+}
+
+void h_wait_bytes(struct harness *h, const struct buf *b, size_t at_least)
+{
+    wait_for(h, NULL, NULL, b, at_least);
+}
+
+struct h_conn *h_agent(struct harness *h, unsigned i)
+{
+    struct h_conn *c = &h->conn[i];
+
+    assert_true(i < H_CONNS);
+    if (!c->agent) {
+        assert_int_equal(agent_new(h->loop, c->fd, &ops, c, &c->agent, NULL), 0);
+        c->fd = -1;
+    }
+    return c;
+}
+
+struct h_conn *h_exec(struct harness *h, unsigned i, const struct agent_exec *spec, const char *const *argv)
+{
+    struct h_conn *c = h_agent(h, i);
+    struct agent_exec x = spec ? *spec : (struct agent_exec){0};
+    struct sm_error err = SM_ERROR_INIT;
+
+    x.argv = argv;
+    if (agent_exec(c->agent, &x, &err) < 0)
+        fail_msg("%s", err.text);
+    return c;
+}
+
+struct h_conn *h_sh(struct harness *h, unsigned i, const struct agent_exec *spec, const char *script)
+{
+    return h_exec(h, i, spec, (const char *const[]){"sh", "-c", script, NULL});
+}
+
+void h_expect(struct h_conn *c, int status, const char *out)
+{
+    while (!c->exited) {
+        if (c->start_failed || c->failed)
+            fail_msg("no exit but: %s", c->err.text);
+        assert_true(loop_once(c->h->loop, (int)(H_DEADLINE_NS / 1000000)) > 0);
+    }
+    if (c->end.status != status)
+        fail_msg("exit status %d instead of %d, stderr: %s", c->end.status, status, h_text(c, 1));
+    if (out)
+        assert_string_equal(h_text(c, 0), out);
+}
+
+const char *h_text(struct h_conn *c, int stream)
+{
+    struct buf *b = &c->out[stream];
+
+    /* An end behind the bytes that does not count. */
+    assert_non_null(buf_reserve(b, 1));
+    b->len--;
+    return (const char *)b->data;
+}
