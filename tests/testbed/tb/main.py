@@ -77,7 +77,7 @@ def prepare(arguments):
 
 def add_run_options(parser):
     parser.add_argument("--timeout", type=float, default=config.DEFAULT_TIMEOUT, metavar="S",
-                        help="seconds until everything is killed (exit code %d)" % config.EXIT_TIMEOUT)
+                        help="seconds that CMD may run until everything is killed (exit code %d)" % config.EXIT_TIMEOUT)
     parser.add_argument("--results", metavar="DIR", help="what CMD leaves in /results comes back to DIR")
     parser.add_argument("--payload", action="append", default=[], metavar="DIR:DEST",
                         help="also carry DIR of this host, read-only, at DEST inside")
@@ -112,7 +112,7 @@ def run_with(options, argv, use_tty):
     resumed = None
     try:
         resumed = saved.resume(shape, saved_directory, payload_fd)
-        signal.setitimer(signal.ITIMER_REAL, options.timeout + config.STOP_TIMEOUT + 10)
+        signal.setitimer(signal.ITIMER_REAL, config.WAKE_TIMEOUT + options.timeout + config.STOP_TIMEOUT + 10)
         one = session.Session(resumed, argv, carried.binds(), options.timeout, options.results, env, cwd,
                               options.user, use_tty, options.kernel_log)
         if use_tty:

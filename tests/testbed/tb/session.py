@@ -101,8 +101,9 @@ class Session:
         self.handlers = {}
         self.to_control = bytearray()
         self.to_stdin = bytearray()
+        self.input_open = True
         self.code = None
-        self.started = False
+        self.deadline = None  # counts from STARTED
         self.timed_out = False
         self.faults = []
         self.kernel = collections.deque(maxlen=config.KERNEL_TAIL)
@@ -142,9 +143,7 @@ class Session:
 
     def loop(self):
         channels = self.machine.channels
-        begin = time.monotonic()
-        deadline = begin + self.timeout
-        wake = begin + config.WAKE_TIMEOUT
+        wake = time.monotonic() + config.WAKE_TIMEOUT
         self.watch(channels["console"], select.POLLIN, self.on_console)
         self.watch(channels["control"], select.POLLIN | select.POLLOUT, self.on_control)
         self.watch(channels["stdin"], select.POLLOUT, self.on_stdin_room)
@@ -159,16 +158,17 @@ class Session:
             self.to_stdin += frames.pack(frames.INPUT_END)
         while self.code is None:
             now = time.monotonic()
-            if now >= deadline:
+            if self.deadline is None:
+                if now >= wake:
+                    raise Fault("the machine did not wake up within %d s" % config.WAKE_TIMEOUT)
+            elif now >= self.deadline:
                 if self.timed_out:
                     return
                 self.timed_out = True
-                deadline = now + config.STOP_TIMEOUT
+                self.deadline = now + config.STOP_TIMEOUT
                 self.unwatch(0)
                 self.send_control(frames.pack(frames.STOP))
-            if not self.started and now >= wake:
-                raise Fault("the machine did not wake up within %d s" % config.WAKE_TIMEOUT)
-            until = deadline if self.started else min(deadline, wake)
+            until = wake if self.deadline is None else self.deadline
             for fd, events in self.poll.poll(max(0.0, until - now) * 1000 + 1):
                 if fd in self.handlers:
                     self.handlers[fd](fd, events)
@@ -192,7 +192,7 @@ class Session:
         """The exception for a QEMU that is gone."""
         self.machine.process.wait(timeout=30)
         why = self.machine.complaint() or "it was reset or switched off"
-        if self.started:
+        if self.deadline is not None:
             return Fault("the machine ended by itself: %s" % why)
         return config.Trouble("QEMU ended at once: %s" % why)
 
@@ -231,7 +231,7 @@ class Session:
         elif kind == frames.NOTE:
             config.say(payload.decode(errors="replace"))
         elif kind == frames.STARTED:
-            self.started = True
+            self.deadline = time.monotonic() + self.timeout
         elif kind == frames.EXIT:
             self.code = json.loads(payload)["code"]
 
@@ -270,8 +270,6 @@ class Session:
             self.unwatch(fd)
         self.watch(self.machine.channels["stdin"], select.POLLOUT, self.on_stdin_room)
         self.input_open = bool(data)
-
-    input_open = True
 
     def on_stdin_room(self, fd, _events):
         if self.flush(self.machine.channels["stdin"], self.to_stdin):
