@@ -24,25 +24,28 @@ static const struct option_def help_table[] = {
 /* Words wrapped at HELP_WIDTH, each line from `column`; `at` is where the cursor is. Newlines begin anew. */
 static void print_wrapped(const char *text, size_t column, size_t at)
 {
+    size_t spaces = 0; /* before the next word, unless it begins a line */
+
     while (*text) {
         size_t word = strcspn(text, " \n");
 
-        if (at + word > HELP_WIDTH && at > column) {
+        if (word && at + spaces + word > HELP_WIDTH && at > column) {
             printf("\n%*s", (int)column, "");
             at = column;
+            spaces = 0;
         }
-        printf("%.*s", (int)word, text);
-        at += word;
+        if (word)
+            printf("%*s%.*s", (int)spaces, "", (int)word, text);
+        at += word ? spaces + word : 0;
         text += word;
-        if (*text == '\n') {
-            printf("\n%*s", text[1] && text[1] != '\n' ? (int)column : 0, "");
+        spaces = 0;
+        for (; *text == ' ' || *text == '\n'; text++) {
+            if (*text == ' ') {
+                spaces++;
+                continue;
+            }
+            printf("\n%*s", text[1] != '\n' ? (int)column : 0, "");
             at = column;
-            text++;
-        } else if (*text == ' ') {
-            if (at < HELP_WIDTH)
-                putchar(' ');
-            at++;
-            text++;
         }
     }
     putchar('\n');
