@@ -43,7 +43,6 @@
 
 struct child {
     const struct ga_spawn *sp;
-    struct ga_start_record rec;
     struct ga_user user;
     char program[PATH_SIZE];
     char env_home[PATH_SIZE + 8], env_host[AGENT_MAX_HOSTNAME + 16];
@@ -54,16 +53,15 @@ static _Noreturn void fail(struct child *c, uint32_t reason, int code, const cha
 
 static _Noreturn void fail(struct child *c, uint32_t reason, int code, const char *fmt, ...)
 {
+    struct ga_start_record rec = {.reason = reason, .code = (uint32_t)code};
     va_list ap;
 
-    c->rec.reason = reason;
-    c->rec.code = (uint32_t)code;
     va_start(ap, fmt);
-    vsnprintf(c->rec.text, sizeof(c->rec.text), fmt, ap);
+    vsnprintf(rec.text, sizeof(rec.text), fmt, ap);
     va_end(ap);
     /* Fits PIPE_BUF, so it arrives whole. When nobody reads it any more, nobody wants it. */
-    ssize_t n = write(c->sp->report, &c->rec, sizeof(c->rec));
-    _exit(n == (ssize_t)sizeof(c->rec) ? 125 : 124);
+    ssize_t n = write(c->sp->report, &rec, sizeof(rec));
+    _exit(n == (ssize_t)sizeof(rec) ? 125 : 124);
 }
 
 int ga_find_program(const char *name, const char *path, char *ret, size_t size)

@@ -12,7 +12,7 @@
 /* A queue that ran empty keeps a block up to this size. */
 #define QUEUE_KEEP 4096u
 
-static int set_text(struct ga_error *err, int code, const char *fmt, va_list ap)
+static int __attribute__((format(printf, 3, 0))) set_text(struct ga_error *err, int code, const char *fmt, va_list ap)
 {
     err->code = code;
     vsnprintf(err->text, sizeof(err->text), fmt, ap);

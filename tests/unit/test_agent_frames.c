@@ -6,6 +6,7 @@
 #include "agent_harness.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -239,6 +240,7 @@ static void agent_refuses_bad_frames_of_an_exec(void **state)
     put_exec(&b, "sleep", "1000", AGENT_EXEC_STDIN);
     for (unsigned i = 0; i < AGENT_WINDOW / AGENT_DATA_MAX + 2; i++)
         put_frame(&b, AGENT_STDIN, zeros, AGENT_DATA_MAX);
+    assert_int_equal(fcntl(h->conn[10].fd, F_SETFL, 0), 0); /* more than a socket takes at once */
     assert_int_equal(io_write_full(h->conn[10].fd, b.data, b.len), 0);
     expect_refused_later(h->conn[10].fd, "the host sent 65536 bytes of stdin with a credit of");
     buf_done(&b);
