@@ -38,11 +38,17 @@ void profile_add(struct profile *p, enum hv_exit_kind kind, uint64_t addr, uint6
     place->ns += ns;
 }
 
-static int by_count(const void *a, const void *b)
+/* Most frequent first, by insertion. (The C library's qsort() asks for the size of memory: a system call too many.) */
+static void sort_places(struct profile_place *place, unsigned n)
 {
-    const struct profile_place *x = a, *y = b;
+    for (unsigned i = 1; i < n; i++) {
+        struct profile_place moving = place[i];
+        unsigned at = i;
 
-    return x->count < y->count ? 1 : x->count > y->count ? -1 : 0;
+        for (; at > 0 && place[at - 1].count < moving.count; at--)
+            place[at] = place[at - 1];
+        place[at] = moving;
+    }
 }
 
 static void put_line(struct buf *out, const char *line)
@@ -62,7 +68,7 @@ void profile_print(const struct profile *p, unsigned vcpu, struct buf *out)
     if (!copy)
         return;
     *copy = *p;
-    qsort(copy->place, copy->n, sizeof(copy->place[0]), by_count);
+    sort_places(copy->place, copy->n);
     snprintf(line, sizeof(line), "vcpu %u: %llu us in the guest\n", vcpu, (unsigned long long)(copy->run_ns / 1000));
     put_line(out, line);
     for (unsigned i = 0; i <= PROFILE_PLACES; i++) {

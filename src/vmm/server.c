@@ -192,7 +192,12 @@ static int on_vcpu_thread(void *ctx, struct sm_error *err)
 
 static void on_trace(void *ctx, const char *line)
 {
-    dprintf(STDERR_FILENO, "supermachine-vmm: %s\n", line);
+    char out[160];
+    int n = snprintf(out, sizeof(out), "supermachine-vmm: %s\n", line);
+
+    /* Not stdio, which would ask what kind of file it is: vCPU threads may not. */
+    if (write(STDERR_FILENO, out, (size_t)n < sizeof(out) ? (size_t)n : sizeof(out) - 1) < 0)
+        return;
 }
 
 static void on_console(void *ctx, uint8_t byte)
