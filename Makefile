@@ -9,6 +9,7 @@ OUT := $(B)/out
 GUEST := $(B)/guest
 ARCH := $(shell uname -m)
 FUZZ_SECONDS ?= 30
+TEST_IMAGES := busybox debian python nginx redis node torture
 
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -29,7 +30,9 @@ guest: ## build the guest agent and its initramfs
 	@guest/build --arch $(ARCH) --out $(GUEST)
 
 images: ## make the test images from Debian packages (cached)
-	@tests/images/make busybox debian python nginx redis node torture
+	@tests/images/make $(TEST_IMAGES)
+	@scripts/meson-build $(OUT)
+	@tests/images/expect $(TEST_IMAGES)
 
 check: ## set up if needed, then run all tests; ends with a line that counts them
 	@scripts/check
