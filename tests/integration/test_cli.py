@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line without a machine: help, version, doctor, manual pages, refusals of wrong lines."""
+import json
+import re
+import subprocess
+
+import pytest
+
+from conftest import OUT, ROOT, needs_program, refused
+
+VERBS = ("run", "doctor", "version", "help")
+
+
+def test_overview_names_all_commands(sm):
+    for args in ((), ("help",), ("--help",), ("-h",)):
+        result = sm(*args)
+        assert result.returncode == 0 and result.stderr == b""
+        for verb in VERBS:
+            assert f"supermachine {verb}" in result.stdout.decode()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_command(sm, verb):
+    result = sm(verb, "--help")
+    assert result.returncode == 0
+    text = result.stdout.decode()
+    assert text.startswith(f"usage: supermachine {verb} ")
+    assert "--help" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+    assert sm("help", verb).stdout == result.stdout
+
+
+def test_run_help_has_what_docker_users_look_for(sm):
+    text = sm("run", "--help").stdout.decode()
+    for option in ("-i, --interactive", "-t, --tty", "-e, --env", "--env-file", "-w, --workdir", "-u, --user",
+                   "--entrypoint", "-m, --memory", "--cpus", "--hostname", "--name", "--rm", "--timeout", "--kernel",
+                   "-v, --verbose"):
+        assert option in text, option
+
+
+def test_version(sm):
+    plain = sm("version")
+    assert plain.returncode == 0
+    found = re.fullmatch(rb"supermachine (\d+\.\d+\.\d+) \(\w+\)\n", plain.stdout)
+    assert found
+    told = json.loads(sm("version", "--json").stdout)
+    assert told["version"] == found[1].decode()
+    assert sm("--version").stdout == plain.stdout
+
+
+def test_doctor_tells_in_sentences_and_json(sm):
+    told = sm("doctor", "--json")
+    report = json.loads(told.stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert {"host", "kvm", "self-test", "worker", "kernel", "agent", "store", "user-namespaces", "landlock",
+            "seccomp"} <= checks.keys()
+    assert all(check["status"] in ("ok", "note", "failed") and check["text"] for check in checks.values())
+    assert report["usable"] == all(check["status"] != "failed" for check in checks.values())
+    assert told.returncode == (0 if report["usable"] else 1)
+    plain = sm("doctor")
+    assert plain.returncode == told.returncode
+    for check in checks.values():
+        if check["name"] != "self-test":  # its sentence holds a time
+            assert check["text"] in plain.stdout.decode()
+
+
+def test_doctor_finds_a_bad_kernel(sm, tmp_path):
+    bad = tmp_path / "vmlinux"
+    bad.write_bytes(b"not a kernel" * 100)
+    checks = {c["name"]: c for c in json.loads(sm("doctor", "--json", "--kernel", bad).stdout)["checks"]}
+    assert checks["kernel"]["status"] == "failed"
+    assert "not a kernel" in checks["kernel"]["text"]
+
+
+@pytest.mark.parametrize("args, words", [
+    (("fly",), "no command 'fly'"),
+    (("run",), "which image"),
+    (("run", "--nothing", "oci:x"), "--nothing is not an option"),
+    (("run", "-m", "lots", "oci:x"), "--memory: 'lots' is not understood"),
+    (("run", "-m"), "-m needs a value"),
+    (("run", "--cpus", "0", "oci:x"), "--cpus: '0' is out of range"),
+    (("run", "--cpus", "1.5", "oci:x"), "--cpus: '1.5' is not understood"),
+    (("run", "--timeout", "soon", "oci:x"), "--timeout: 'soon'"),
+    (("run", "-e", "=x", "oci:x"), "has no name"),
+    (("run", "--env-file", "/nowhere/file", "oci:x"), "cannot open '/nowhere/file'"),
+    (("run", "-it", "oci:x"), "standard input is none"),
+    (("help", "fly"), "no command 'fly'"),
+    (("help", "--completion", "tcsh"), "no completion for 'tcsh'"),
+])
+def test_wrong_lines_are_refused(sm, args, words):
+    refused(sm(*args), words)
+
+
+def test_bad_env_file_names_its_line(sm, tmp_path):
+    file = tmp_path / "vars"
+    file.write_text("A=1\nB C=2\n")
+    refused(sm("run", "--env-file", file, "oci:x"), "line 2 of", "'B C'")
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_manual_pages_are_clean(sm, verb):
+    result = sm("help", "--man", *([verb] if verb else []))
+    assert result.returncode == 0
+    assert result.stdout.startswith(b".TH SUPERMACHINE")
+    groff = needs_program("groff")
+    checked = subprocess.run([groff, "-man", "-ww", "-z", "-Tutf8"], input=result.stdout, capture_output=True)
+    assert checked.returncode == 0 and checked.stderr == b"", checked.stderr.decode()
+
+
+def test_bash_completion_completes(sm):
+    bash = needs_program("bash")
+    script = sm("help", "--completion", "bash").stdout.decode()
+    ask = 'COMP_WORDS=(supermachine {}); COMP_CWORD={}; _supermachine; echo "${{COMPREPLY[*]}}"'
+
+    def complete(words, at):
+        return subprocess.run([bash, "-c", script + "\n" + ask.format(words, at)], capture_output=True, text=True,
+                              check=True).stdout.split()
+
+    assert complete("r", 1) == ["run"]
+    assert "--entrypoint" in complete("run --en", 2)
+
+
+def test_shared_library_exports_its_interface_only(built):
+    nm = needs_program("nm")
+    library = OUT / "src/lib/libsupermachine.so"
+    listed = subprocess.run([nm, "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
+    names = {line.split()[-1].split("@")[0] for line in listed.splitlines() if " T " in line or " D " in line}
+    header = (ROOT / "include/supermachine/supermachine.h").read_text()
+    assert names == set(re.findall(r"SM_API [^;(]*?\b(sm_\w+)\(", header))
