@@ -25,7 +25,9 @@ static void update_events(struct ga_conn *c)
 
     if (c->dead)
         return;
-    if (!c->paused && ga_queue_size(&c->out) < GA_OUT_STOP)
+    if (c->paused)
+        events |= EPOLLRDHUP; /* the end of the connection must not wait until it is resumed */
+    else if (ga_queue_size(&c->out) < GA_OUT_STOP)
         events |= EPOLLIN;
     if (ga_queue_size(&c->out) || c->starved)
         events |= EPOLLOUT;
@@ -158,11 +160,11 @@ static void discard(struct ga_conn *c)
 /* The size of the frame whose header is at the front of the queue, 0 when the header is not whole. -1: refused. */
 static ssize_t frame_size(struct ga_conn *c)
 {
-    struct ga_reader r = {.p = c->in.data + c->in.off, .left = ga_queue_size(&c->in)};
     char text[128];
 
-    if (r.left < AGENT_HEADER_SIZE)
+    if (ga_queue_size(&c->in) < AGENT_HEADER_SIZE)
         return 0;
+    struct ga_reader r = {.p = c->in.data + c->in.off, .left = AGENT_HEADER_SIZE};
     uint32_t len = ga_read_u32(&r);
     uint16_t type = ga_read_u16(&r), zero = ga_read_u16(&r);
     if (zero) {
@@ -224,7 +226,9 @@ static void on_ready(struct ga_source *src, uint32_t events)
 
     if (events & EPOLLOUT)
         flush(c);
-    if (!c->dead && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+    if (c->paused && (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+        kill_conn(c);
+    else if (!c->dead && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
         read_some(c);
     if (c->starved && ga_queue_size(&c->out) < GA_OUT_HIGH) {
         c->starved = false;

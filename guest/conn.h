@@ -53,7 +53,7 @@ void ga_conn_start_error(struct ga_conn *c, uint32_t reason, int code, const cha
 /* Nothing more will be sent. */
 void ga_conn_end(struct ga_conn *c);
 
-/* Take no frames until resumed: for a request that is answered later than it came. */
+/* Take no frames until resumed: for a request that is answered later than it came. Its loss is still noticed. */
 void ga_conn_pause(struct ga_conn *c);
 void ga_conn_resume(struct ga_conn *c);
 
