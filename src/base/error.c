@@ -23,7 +23,7 @@ static void trim_utf8(char *text, size_t len)
         text[lead - 1] = '\0';
 }
 
-static void set_text(struct sm_error *err, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void set_text(struct sm_error *err, const char *fmt, va_list ap)
 {
     int n = vsnprintf(err->text, sizeof(err->text), fmt, ap);
 
