@@ -3,7 +3,11 @@
 #ifndef SM_OCI_ENTRY_H
 #define SM_OCI_ENTRY_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+
+#include "base/error.h"
 
 enum oci_type {
     OCI_FILE = 1,
@@ -43,5 +47,15 @@ struct oci_entry {
     const void *content;     /* writing an index: the small file's bytes */
     uint64_t content_offset; /* reading one: where in the index file they are */
 };
+
+/* Refuse what is wrong by itself: -errno and a sentence naming the path. */
+int entry_check(const struct oci_entry *e, struct sm_error *err);
+
+/* The sentence: the entry, then `why`. Returns -code. */
+int entry_refuse(struct sm_error *err, int code, const struct oci_entry *e, const char *why);
+
+/* The next component at *p, which moves behind it: its length, 0 at the end. Skips slashes and ".". */
+size_t path_next(const char **p, const char **ret);
+bool path_is_dotdot(const char *component, size_t len);
 
 #endif

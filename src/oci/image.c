@@ -252,7 +252,7 @@ static int merge(struct oci_image *img, struct tree *t, struct sm_error *err)
         digest_hex(&img->sel.config.diff_ids[i], name);
         if (r == -EBADMSG)
             return sm_error_wrap(err, "the image store is damaged, remove \"%s/layers/%s\" and try again",
-                                 text_shown(shown, store_dir(img->store)), name);
+                                 text_shown(shown, oci_store_path(img->store)), name);
         if (r < 0)
             return sm_error_wrap(err, "layer sha256:%s", name);
     }

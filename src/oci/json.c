@@ -20,23 +20,26 @@ static struct json *wrap(struct json_object *v)
 }
 
 /*
- * json-c keeps the last of two members with one name and says nothing. Every member that was written has one ':'
- * outside strings, in text that json-c has found well-formed; every member that was kept is in the tree.
+ * What json-c lets pass even when strict: strings in single quotes and raw control bytes, for which this returns false.
+ * And of two members with one name it keeps the last and says nothing. In text that is well-formed otherwise, every
+ * member that was written has one ':' outside strings, and every member that was kept is in the tree.
  */
-static size_t count_written(const char *s, size_t len)
+static bool scan(const char *s, size_t len, size_t *ret_members)
 {
     bool in_string = false;
-    size_t n = 0;
 
+    *ret_members = 0;
     for (size_t i = 0; i < len; i++) {
+        if (in_string ? (unsigned char)s[i] < 0x20 : s[i] == '\'')
+            return false;
         if (in_string && s[i] == '\\')
             i++;
         else if (s[i] == '"')
             in_string = !in_string;
         else if (!in_string && s[i] == ':')
-            n++;
+            ++*ret_members;
     }
-    return n;
+    return true;
 }
 
 static size_t count_kept(struct json_object *v) /* as deep as OCI_JSON_MAX_DEPTH */
@@ -87,6 +90,7 @@ static int parse(struct json_object **ret, const char *data, size_t len, struct 
 int json_parse(struct json **ret, const void *data, size_t len, struct sm_error *err)
 {
     struct json_object *v = NULL;
+    size_t written;
     int r;
 
     if (len > OCI_JSON_MAX_BYTES)
@@ -96,7 +100,9 @@ int json_parse(struct json **ret, const void *data, size_t len, struct sm_error 
         return r;
     if (!json_object_is_type(v, json_type_object))
         r = sm_error_set(err, EBADMSG, "it is not a JSON object");
-    else if (count_kept(v) != count_written(data, len))
+    else if (!scan(data, len, &written))
+        r = sm_error_set(err, EBADMSG, "it is not valid JSON: single quotes, or control bytes in a string");
+    else if (count_kept(v) != written)
         r = sm_error_set(err, EBADMSG, "it has a key twice in one object");
     if (r < 0) {
         json_object_put(v);

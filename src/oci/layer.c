@@ -27,7 +27,6 @@
 #include "base/io.h"
 #include "oci/index.h"
 #include "oci/limits.h"
-#include "oci/tree.h"
 
 #define BUFFER  (1024 * 1024u)
 #define GRANULE (16 * 1024u) /* zeros are looked for in pieces of this size */
@@ -117,7 +116,7 @@ static int on_entry(void *ctx, const struct oci_entry *from_tar, struct sm_error
 {
     struct converter *c = ctx;
     struct oci_entry e = *from_tar;
-    int r = tree_check_entry(&e, err);
+    int r = entry_check(&e, err);
 
     if (r < 0)
         return r;

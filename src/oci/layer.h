@@ -8,7 +8,7 @@
 
 /*
  * Reads the tar to its end and fills both files, which are empty, seekable and stay the caller's. For a confined
- * process. Refuses what tree_check_entry refuses, and what is over the limits of a layer.
+ * process. Refuses what entry_check refuses, and what is over the limits of a layer.
  */
 int layer_convert(const struct unpack_source *in, int data_fd, int index_fd, struct sm_error *err);
 

@@ -26,9 +26,10 @@
 #define OCI_PARALLEL_LAYERS   4
 
 /* The processes that see a layer's bytes. */
-#define OCI_CHILD_MAX_MEMORY (512 * MIB) /* address space beside what was mapped before; zstd's window is <= 128 MiB   \
-                                          */
-#define OCI_CHILD_MAX_SECONDS 1800       /* of processor time */
+#define OCI_CHILD_MAX_MEMORY                                                                                           \
+    (512 * MIB)                    /* address space beside what was mapped before; zstd's window is <= 128 MiB         \
+                                    */
+#define OCI_CHILD_MAX_SECONDS 1800 /* of processor time */
 
 /* One entry of a layer. Names and paths as Linux has them (NAME_MAX, PATH_MAX). */
 #define OCI_NAME_MAX        255

@@ -197,11 +197,6 @@ const char *oci_store_path(const struct oci_store *s)
     return s->dir;
 }
 
-const char *store_dir(const struct oci_store *s)
-{
-    return s->dir;
-}
-
 int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)
 {
     char hex[DIGEST_HEX_SIZE], file[DIGEST_HEX_SIZE + 8];

@@ -14,8 +14,6 @@ enum store_kind {
     STORE_IMAGE, /* images/<key>/meta.erofs */
 };
 
-const char *store_dir(const struct oci_store *s);
-
 /* Hold the right to make an object; waits for whoever holds it. Returns a descriptor: closing it gives the right up. */
 int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err);
 

@@ -52,10 +52,6 @@ struct tree {
     uint32_t layer; /* 1 + the current layer's number; 0: none yet */
 };
 
-/* Linux's new_encode_dev has 12 bits for the major and 20 for the minor number. */
-#define DEV_MAJOR_MAX 0xfffu
-#define DEV_MINOR_MAX 0xfffffu
-
 static uint32_t encode_dev(uint32_t major, uint32_t minor)
 {
     return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
@@ -64,14 +60,6 @@ static uint32_t encode_dev(uint32_t major, uint32_t minor)
 static int no_memory(struct sm_error *err)
 {
     return sm_error_set(err, ENOMEM, "out of memory while merging layers");
-}
-
-/* Refuse an entry: `why` follows its quoted path. */
-static int refuse(struct sm_error *err, int code, const struct oci_entry *e, const char *why)
-{
-    char shown[TEXT_SHOWN_SIZE];
-
-    return sm_error_set(err, code, "the layer's entry \"%s\" %s", text_shown(shown, e->path), why);
 }
 
 /* Inodes and nodes */
@@ -263,120 +251,9 @@ void tree_each_child(const struct tree_node *dir, void (*fn)(struct tree_node *,
 
 /* Paths */
 
-/* The next component at *p, which moves behind it: its length, 0 at the end. Skips slashes and ".". */
-static size_t next_component(const char **p, const char **ret)
-{
-    for (;;) {
-        size_t len;
-
-        *p += strspn(*p, "/");
-        len = strcspn(*p, "/");
-        *ret = *p;
-        *p += len;
-        if (len != 1 || **ret != '.')
-            return len;
-    }
-}
-
-static bool is_dotdot(const char *c, size_t len)
-{
-    return len == 2 && c[0] == '.' && c[1] == '.';
-}
-
 static bool is_wh(const char *c, size_t len)
 {
     return len >= sizeof(WH) - 1 && !memcmp(c, WH, sizeof(WH) - 1);
-}
-
-/* The root alone may be written with a leading slash: builders do so. */
-static bool is_root_path(const char *path)
-{
-    const char *p = path, *c;
-
-    return !next_component(&p, &c);
-}
-
-static int check_path(const struct oci_entry *e, const char *path, const char *subject, bool may_be_absolute,
-                      struct sm_error *err)
-{
-    const char *p = path, *c;
-    unsigned depth = 0;
-    char why[160];
-    size_t len;
-    int code;
-
-    if (strlen(path) > OCI_PATH_MAX) {
-        snprintf(why, sizeof(why), "is refused: %s is over %d bytes long", subject, OCI_PATH_MAX);
-        code = ENAMETOOLONG;
-        goto refused;
-    }
-    if (path[0] == '/' && !may_be_absolute && !is_root_path(path)) {
-        snprintf(why, sizeof(why), "is refused: %s is absolute", subject);
-        code = EINVAL;
-        goto refused;
-    }
-    while ((len = next_component(&p, &c))) {
-        if (is_dotdot(c, len)) {
-            snprintf(why, sizeof(why), "is refused: %s contains \"..\"", subject);
-            code = EINVAL;
-            goto refused;
-        }
-        if (len > OCI_NAME_MAX) {
-            snprintf(why, sizeof(why), "is refused: %s has a component over %d bytes long", subject, OCI_NAME_MAX);
-            code = ENAMETOOLONG;
-            goto refused;
-        }
-        if (++depth > OCI_DEPTH_MAX) {
-            snprintf(why, sizeof(why), "is refused: %s is more than %d directories deep", subject, OCI_DEPTH_MAX);
-            code = ENAMETOOLONG;
-            goto refused;
-        }
-    }
-    return 0;
-refused:
-    return refuse(err, code, e, why);
-}
-
-static int check_xattrs(const struct oci_entry *e, struct sm_error *err)
-{
-    uint64_t total = 0;
-
-    if (e->n_xattrs > OCI_XATTRS_MAX)
-        return refuse(err, E2BIG, e, "has too many extended attributes");
-    for (unsigned i = 0; i < e->n_xattrs; i++) {
-        size_t len = strlen(e->xattrs[i].name);
-
-        if (!len || len > OCI_XATTR_NAME_MAX)
-            return refuse(err, EINVAL, e, "has an extended attribute whose name is empty or over 255 bytes long");
-        if (e->xattrs[i].len > OCI_XATTR_VALUE_MAX)
-            return refuse(err, E2BIG, e, "has an extended attribute of more than 65535 bytes");
-        total += len + e->xattrs[i].len;
-    }
-    return total > OCI_XATTRS_BYTES ? refuse(err, E2BIG, e, "has too many bytes of extended attributes") : 0;
-}
-
-int tree_check_entry(const struct oci_entry *e, struct sm_error *err)
-{
-    int r = check_path(e, e->path, "its name", false, err);
-
-    if (r < 0)
-        return r;
-    if (e->type < OCI_FILE || e->type >= OCI_TYPE_END)
-        return refuse(err, EINVAL, e, "is of an unknown type");
-    if (e->type == OCI_HARDLINK) {
-        r = check_path(e, e->link, "the name it is a hard link to", true, err);
-        if (r < 0)
-            return r;
-    }
-    if (e->type == OCI_SYMLINK && (!e->link[0] || strlen(e->link) > OCI_LINK_MAX))
-        return refuse(err, ENAMETOOLONG, e, "is a symbolic link whose target is empty or over 4095 bytes long");
-    if (e->mode & ~07777u || e->mtime_ns >= 1000000000u)
-        return refuse(err, EINVAL, e, "has an impossible mode or time");
-    if ((e->type == OCI_CHAR || e->type == OCI_BLOCK_DEV) && (e->major > DEV_MAJOR_MAX || e->minor > DEV_MINOR_MAX))
-        return refuse(err, EINVAL, e, "is a device whose number Linux does not have");
-    if (e->type == OCI_FILE && e->size > OCI_LAYER_MAX_DATA)
-        return refuse(err, EFBIG, e, "is larger than the limit of 1 TiB");
-    return check_xattrs(e, err);
 }
 
 /* The text that is still to be walked while a parent is resolved: link targets are put before what is left. */
@@ -398,7 +275,7 @@ static int resolve_parent(struct tree *t, const struct oci_entry *e, const char 
     size_t len, last_len = 0;
     char name[OCI_NAME_MAX + 1];
 
-    while ((len = next_component(&p, &c))) {
+    while ((len = path_next(&p, &c))) {
         last = c;
         last_len = len;
     }
@@ -414,11 +291,11 @@ static int resolve_parent(struct tree *t, const struct oci_entry *e, const char 
     memcpy(route->text, path, (size_t)(last - path));
     route->text[last - path] = '\0';
 
-    for (p = route->text; (len = next_component(&p, &c));) {
+    for (p = route->text; (len = path_next(&p, &c));) {
         struct tree_node *child;
         int r;
 
-        if (is_dotdot(c, len)) { /* only a link's target can hold one: check_path refused the entry's own */
+        if (path_is_dotdot(c, len)) { /* only a link's target can hold one: check_path refused the entry's own */
             cur = cur->parent;
             continue;
         }
@@ -427,7 +304,7 @@ static int resolve_parent(struct tree *t, const struct oci_entry *e, const char 
             if (!create)
                 return -ENOENT;
             if (len > OCI_NAME_MAX || cur->depth >= OCI_DEPTH_MAX)
-                return refuse(err, ENAMETOOLONG, e, "is refused: the links on its way lead too deep");
+                return entry_refuse(err, ENAMETOOLONG, e, "is refused: the links on its way lead too deep");
             memcpy(name, c, len);
             name[len] = '\0';
             r = make_dir(t, &child, cur, name, err);
@@ -440,10 +317,10 @@ static int resolve_parent(struct tree *t, const struct oci_entry *e, const char 
             size_t target = strlen(child->inode->target), rest = strlen(p);
 
             if (++route->followed > OCI_FOLLOW_MAX)
-                return refuse(err, ELOOP, e, "is refused: the symbolic links on its way are a loop");
+                return entry_refuse(err, ELOOP, e, "is refused: the symbolic links on its way are a loop");
             if (target + 1 + rest + 1 > sizeof(route->text))
-                return refuse(err, ENAMETOOLONG, e,
-                              "is refused: the symbolic links on its way lead to a name too long");
+                return entry_refuse(err, ENAMETOOLONG, e,
+                                    "is refused: the symbolic links on its way lead to a name too long");
             if (child->inode->target[0] == '/')
                 cur = t->root;
             memmove(route->text + target + 1, p, rest + 1);
@@ -451,7 +328,7 @@ static int resolve_parent(struct tree *t, const struct oci_entry *e, const char 
             route->text[target] = '/';
             p = route->text;
         } else {
-            return create ? refuse(err, ENOTDIR, e, "is refused: it lies below something that is not a directory")
+            return create ? entry_refuse(err, ENOTDIR, e, "is refused: it lies below something that is not a directory")
                           : -ENOENT;
         }
     }
@@ -473,7 +350,7 @@ struct tree_node *tree_find(struct tree *t, const char *path)
     const char *p = path, *c;
     size_t len;
 
-    while (n && (len = next_component(&p, &c)))
+    while (n && (len = path_next(&p, &c)))
         n = node_child(n, c, len);
     return n;
 }
@@ -523,7 +400,7 @@ static int white_out(struct tree *t, const struct oci_entry *e, struct tree_node
     if (!strcmp(name, WH_OPAQUE))
         return remove_lower_children(t, dir, err);
     if (!victim[0] || !strcmp(victim, ".") || !strcmp(victim, ".."))
-        return refuse(err, EINVAL, e, "is refused: it is a whiteout of no name, or of \".\" or \"..\"");
+        return entry_refuse(err, EINVAL, e, "is refused: it is a whiteout of no name, or of \".\" or \"..\"");
     n = node_child(dir, victim, strlen(victim));
     if (!n)
         return 0;
@@ -540,7 +417,7 @@ static int classify(const struct oci_entry *e, bool *ret_whiteout, bool *ret_ski
     size_t len, wh_at = 0, n = 0;
     bool meta = false;
 
-    while ((len = next_component(&p, &c))) {
+    while ((len = path_next(&p, &c))) {
         n++;
         if (!is_wh(c, len) || wh_at)
             continue;
@@ -551,7 +428,7 @@ static int classify(const struct oci_entry *e, bool *ret_whiteout, bool *ret_ski
     *ret_skip = meta;
     *ret_whiteout = wh_at && !meta;
     if (wh_at && !meta && wh_at != n)
-        return refuse(err, EINVAL, e, "is refused: it lies below a whiteout");
+        return entry_refuse(err, EINVAL, e, "is refused: it lies below a whiteout");
     return 0;
 }
 
@@ -678,8 +555,8 @@ static int link_target(struct tree *t, struct tree_inode **ret, const struct oci
 
     if (r < 0 && r != -ENOENT)
         return r;
-    if (!r && name[0])
-        n = node_child(dir, name, strlen(name));
+    if (!r)
+        n = name[0] ? node_child(dir, name, strlen(name)) : t->root;
     if (!n || n->inode->type == OCI_DIR)
         return sm_error_set(err, EINVAL, "the layer's entry \"%s\" is refused: it is a hard link to \"%s\", which %s",
                             text_shown(shown, e->path), text_shown(shown_link, e->link),
@@ -705,7 +582,7 @@ int tree_add(struct tree *t, const struct oci_entry *e, struct sm_error *err)
     int r;
 
     assert(t->layer);
-    r = tree_check_entry(e, err);
+    r = entry_check(e, err);
     if (r >= 0)
         r = classify(e, &whiteout, &skip, err);
     if (r < 0 || skip)
@@ -718,9 +595,9 @@ int tree_add(struct tree *t, const struct oci_entry *e, struct sm_error *err)
     if (whiteout)
         return white_out(t, e, dir, name, err);
     if (!name[0] && e->type != OCI_DIR)
-        return refuse(err, EINVAL, e, "is refused: the root must stay a directory");
+        return entry_refuse(err, EINVAL, e, "is refused: the root must stay a directory");
     if (dir->depth >= OCI_DEPTH_MAX && name[0])
-        return refuse(err, ENAMETOOLONG, e, "is refused: the links on its way lead too deep");
+        return entry_refuse(err, ENAMETOOLONG, e, "is refused: the links on its way lead too deep");
     r = e->type == OCI_HARDLINK ? link_target(t, &ino, e, err) : inode_from_entry(t, &ino, e, err);
     if (r < 0)
         return r;

@@ -60,7 +60,4 @@ struct tree_node *tree_find(struct tree *t, const char *path);
 /* Call `fn` for each child in the order of the bytes of their names. The tree must not change meanwhile. */
 void tree_each_child(const struct tree_node *dir, void (*fn)(struct tree_node *child, void *ctx), void *ctx);
 
-/* The checks that need no tree, for whoever wants to refuse early: shape of path, link and limits of an entry. */
-int tree_check_entry(const struct oci_entry *e, struct sm_error *err);
-
 #endif
