@@ -3,6 +3,7 @@
 #include "fake_driver.h"
 
 #include <assert.h>
+#include <endian.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -11,19 +12,15 @@
 
 #include "base/io.h"
 
+/* Single accesses with order, as a driver on another processor than the device would make them. */
 static uint16_t get16(struct fake *f, uint64_t gpa)
 {
-    uint8_t *p = fake_ptr(f, gpa);
-
-    return (uint16_t)(p[0] | p[1] << 8);
+    return le16toh(__atomic_load_n((uint16_t *)fake_ptr(f, gpa), __ATOMIC_SEQ_CST));
 }
 
 static void put16(struct fake *f, uint64_t gpa, uint16_t v)
 {
-    uint8_t *p = fake_ptr(f, gpa);
-
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
+    __atomic_store_n((uint16_t *)fake_ptr(f, gpa), htole16(v), __ATOMIC_SEQ_CST);
 }
 
 static uint32_t get32(struct fake *f, uint64_t gpa)
@@ -196,7 +193,6 @@ void fake_put_desc(struct fake *f, uint64_t table, unsigned i, uint64_t addr, ui
 void fake_set_avail_idx(struct fake *f, unsigned q, uint16_t idx)
 {
     f->q[q].avail_idx = idx;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     put16(f, f->q[q].avail + 2, idx);
 }
 
@@ -285,7 +281,6 @@ bool fake_used(struct fake *f, unsigned qi, uint16_t *ret_head, uint32_t *ret_le
 
     if (get16(f, q->used + 2) == q->last_used)
         return false;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     *ret_head = (uint16_t)get32(f, entry);
     *ret_len = get32(f, entry + 4);
     q->last_used++;

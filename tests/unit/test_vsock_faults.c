@@ -7,6 +7,9 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -357,6 +360,115 @@ static void bad_rings_break_the_device_and_free_the_peers(void **state)
     close(connected(e, &g));
 }
 
+static void a_guest_that_does_not_answer_is_not_waited_for(void **state)
+{
+    struct env *e = *state;
+    struct packet p;
+    struct guest_end g;
+    int end, peer = peer_pair(&end);
+
+    /* Neither yes nor no to a request. */
+    assert_int_equal(vsock_connect(e->dev, 1000, end, NULL), 0);
+    expect(e, &p, VSOCK_OP_REQUEST);
+    g = (struct guest_end){.guest_port = 1000, .host_port = p.h.src_port, .buf_alloc = GUEST_BUF};
+    clock_ahead_ns += 29ull * 1000000000;
+    expect_nothing(e);
+    assert_true(would_block(peer));
+    clock_ahead_ns += 2ull * 1000000000;
+    expect(e, &p, VSOCK_OP_RST);
+    assert_true(at_eof(peer));
+    close(peer);
+    send_op(e, &g, VSOCK_OP_RESPONSE, 0); /* too late */
+    expect(e, &p, VSOCK_OP_RST);
+
+    /* No RST for our close. */
+    peer = connected(e, &g);
+    close(peer);
+    expect(e, &p, VSOCK_OP_SHUTDOWN);
+    clock_ahead_ns += 7ull * 1000000000;
+    expect_nothing(e);
+    clock_ahead_ns += 2ull * 1000000000;
+    expect(e, &p, VSOCK_OP_RST);
+    expect_nothing(e);
+
+    /* One that did answer has all the time. */
+    peer = connected(e, &g);
+    clock_ahead_ns += 3600ull * 1000000000;
+    expect_nothing(e);
+    assert_int_equal(write(peer, "x", 1), 1);
+    expect(e, &p, VSOCK_OP_RW);
+    close(peer);
+}
+
+struct resetter {
+    struct env *e;
+    atomic_bool done;
+};
+
+/* A vCPU that sets the device up, sends, and resets it in the middle of everything. */
+static void *reset_again_and_again(void *arg)
+{
+    struct resetter *r = arg;
+    struct env *e = r->e;
+
+    for (unsigned i = 0; i < 300; i++) {
+        fake_reset(&e->f);
+        e->f.next = 0;
+        fake_negotiate(&e->f, i & 1 ? ~0ull : 0);
+        fake_queues(&e->f, 0);
+        e->tx_gpa = fake_alloc(&e->f, 4096, 8);
+        for (unsigned k = 0; k < 16; k++)
+            post_rx(e);
+        fake_driver_ok(&e->f);
+        fake_kick(&e->f, RX);
+        struct guest_end g = {.guest_port = i, .host_port = 80, .buf_alloc = GUEST_BUF};
+        struct vsock_packet h = vsock_header(&g, VSOCK_OP_REQUEST);
+        struct fake_buf b = {e->tx_gpa, HEADER, false};
+        uint16_t head;
+        uint32_t len;
+
+        vsock_packet_encode(&h, fake_ptr(&e->f, e->tx_gpa));
+        fake_add(&e->f, TX, &b, 1, false);
+        fake_kick(&e->f, TX);
+        /* Every other time wait for the device to have taken it. */
+        while (i % 2 && !fake_used(&e->f, TX, &head, &len))
+            sched_yield();
+        fake_read(&e->f, FAKE_INTERRUPT_STATUS);
+        fake_write(&e->f, FAKE_INTERRUPT_ACK, 3);
+    }
+    r->done = true;
+    return NULL;
+}
+
+static void resets_race_with_the_loop(void **state)
+{
+    struct env *e = *state;
+    struct resetter r = {.e = e};
+    pthread_t thread;
+
+    assert_int_equal(pthread_create(&thread, NULL, reset_again_and_again, &r), 0);
+    while (!r.done) {
+        int end, peer = peer_pair(&end);
+
+        if (e->accept_fd < 0) {
+            int extra = peer_pair(&e->accept_fd);
+
+            assert_int_equal(write(extra, "to nobody", 9), 9);
+            close(extra);
+        }
+        vsock_connect(e->dev, 1000, end, NULL);
+        assert_true(loop_once(e->f.loop, 1) >= 0);
+        close(peer);
+        loop_once(e->f.loop, 0);
+    }
+    pthread_join(thread, NULL);
+    fake_reset(&e->f);
+    e->f.next = 0;
+    vsock_start(e, N_RX, ~0ull);
+    struct guest_end g;
+    close(connected(e, &g));
+}
+
 static unsigned count_fds(void)
 {
     unsigned n = 0;
@@ -417,6 +529,8 @@ int main(void)
         T(connections_take_turns),
         T(connections_are_limited),
         T(reset_drops_every_connection),
+        T(a_guest_that_does_not_answer_is_not_waited_for),
+        T(resets_race_with_the_loop),
         T(bad_rings_break_the_device_and_free_the_peers),
         T(nothing_is_left_behind),
         T(bad_configurations_are_refused),

@@ -15,6 +15,16 @@
 
 #include "base/io.h"
 
+uint64_t clock_ahead_ns;
+
+uint64_t __real_io_now_ns(void);
+uint64_t __wrap_io_now_ns(void);
+
+uint64_t __wrap_io_now_ns(void)
+{
+    return __real_io_now_ns() + clock_ahead_ns;
+}
+
 static int guest_connect(void *ctx, uint32_t port)
 {
     struct env *e = ctx;

@@ -41,6 +41,9 @@ struct guest_end {
     uint32_t buf_alloc;
 };
 
+/* How far io_now_ns() goes ahead of the clock: the test's executable is linked with --wrap. */
+extern uint64_t clock_ahead_ns;
+
 void post_rx(struct env *e);
 void vsock_start(struct env *e, unsigned n_rx, uint64_t features);
 int vsock_setup(void **state);
