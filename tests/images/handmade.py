@@ -94,7 +94,8 @@ def first_layer(epoch):
         tar.add("t/size/%d" % size, data=noise(size, "size"))  # t/size itself has no entry
     tar.add("t/zeroes", data=bytes(300000))
     tar.add("t/zeroes-inside", data=noise(5000, "a") + bytes(100000) + noise(5000, "b"))
-    tar.sparse("t/sparse", 8 << 20, [(0, noise(4096, "s0")), (3 << 20, noise(10000, "s1")), ((8 << 20) - 512, noise(512, "s2"))])
+    tar.sparse("t/sparse", 8 << 20, [(0, noise(4096, "s0")), (3 << 20, noise(10000, "s1")),
+                                     ((8 << 20) - 512, noise(512, "s2"))])
     tar.sparse("t/sparse-empty", 5 << 20, [(5 << 20, b"")])
 
     tar.directory("t/mode")
@@ -249,8 +250,8 @@ def third_layer(epoch):
 
 
 def torture(path, epoch):
-    config = {"Entrypoint": ["/bin/sh"], "Cmd": ["-c", "echo torture"], "Env": [PATH, "TORTURE=1"], "User": "alice:staff",
-              "WorkingDir": "/t", "StopSignal": "SIGUSR1", "Labels": {"empty": ""}}
+    config = {"Entrypoint": ["/bin/sh"], "Cmd": ["-c", "echo torture"], "Env": [PATH, "TORTURE=1"],
+              "User": "alice:staff", "WorkingDir": "/t", "StopSignal": "SIGUSR1", "Labels": {"empty": ""}}
     layers = [first_layer(epoch), second_layer(epoch), third_layer(epoch)]
     layout = oci.Layout(path)
     for tag, compression in (("latest", "+gzip"), ("tar", ""), ("zstd", "+zstd")):

@@ -118,9 +118,10 @@ class Layout:
         """Adds an image: layers are uncompressed tar archives, lowest first."""
         descriptors = [self.blob(compress(layer, compression), LAYER + compression) for layer in layers]
         created = rfc3339(epoch)
+        diff_ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
         text = {
             "created": created, "architecture": "amd64", "os": "linux", "config": config,
-            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
             "history": [{"created": created, "created_by": "tests/images/make"} for _ in layers],
         }
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": self.blob(as_json(text), CONFIG),

@@ -115,7 +115,7 @@ class Bundle:
                 os.chmod(target, 0o755)
         env = {"PATH": PATH[5:], "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive",
                "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": str(self.epoch)}
-        inside = ("set -e; mount -t proc proc \"$1/proc\"; mount --bind /dev \"$1/dev\"; exec chroot \"$1\" sh -ec \"$2\"")
+        inside = 'set -e; mount -t proc proc "$1/proc"; mount --bind /dev "$1/dev"; exec chroot "$1" sh -ec "$2"'
         try:
             done = subprocess.run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inside, "sh",
                                    self.root, script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -131,10 +131,11 @@ class Bundle:
 
     def settle(self):
         """Takes out what differs from build to build: logs, caches, the time of the build."""
-        for name in ("var/cache/ldconfig/aux-cache", "var/log/dpkg.log", "var/log/alternatives.log",
-                     "var/log/apt/history.log", "var/log/apt/term.log", "var/log/apt/eipp.log.xz", "var/log/bootstrap.log"):
-            if os.path.exists(os.path.join(self.root, name)):
-                os.unlink(os.path.join(self.root, name))
+        for name in ("cache/ldconfig/aux-cache", "log/dpkg.log", "log/alternatives.log", "log/bootstrap.log",
+                     "log/apt/history.log", "log/apt/term.log", "log/apt/eipp.log.xz"):
+            path = os.path.join(self.root, "var", name)
+            if os.path.exists(path):
+                os.unlink(path)
         subprocess.run(["find", self.root, "-xdev", "-newermt", "@%d" % self.epoch, "-exec", "touch", "-h", "-d",
                         "@%d" % self.epoch, "{}", "+"], check=True)
 
@@ -150,8 +151,9 @@ def derived(name):
                     "apt-get install " + packages)
         bundle.step(TIDY, "rm -rf what apt left")
         bundle.step(script, "set up " + name)
-        umoci("config", "--image", bundle.image, "--created=" + oci.rfc3339(epoch),
-              "--history.created=" + oci.rfc3339(epoch), "--history.created_by=configure", "--clear=config.cmd", *options)
+        created = oci.rfc3339(epoch)
+        umoci("config", "--image", bundle.image, "--created=" + created, "--history.created=" + created,
+              "--history.created_by=configure", "--clear=config.cmd", *options)
         umoci("gc", "--layout", path)
 
     return make

@@ -204,7 +204,8 @@ def test_machine_that_ends_is_the_testbeds_fault():
 
 
 def test_wrong_use_says_so():
-    for arguments in (["--payload", "/nowhere:/x", "true"], ["--mem", "1", "true"], ["--payload", HERE + ":rel", "true"], []):
+    for arguments in (["--payload", "/nowhere:/x", "true"], ["--mem", "1", "true"],
+                      ["--payload", HERE + ":rel", "true"], []):
         done = run(*arguments)
         assert done.returncode == 125, arguments
         assert done.stderr.startswith(b"testbed: ") and b"Traceback" not in done.stderr
@@ -220,7 +221,8 @@ def test_prepare_again_returns_at_once(prepared):
 def test_cache_holds_no_leftovers(prepared):
     assert run("true").returncode == 0
     names = os.listdir(os.path.dirname(prepared))
-    assert not [name for name in names if not name.startswith(("base-", "saved-", "payload-", "new-")) and name != "lock"]
+    known = ("base-", "saved-", "payload-", "new-", "lock")
+    assert not [name for name in names if not name.startswith(known)]
 
 
 def test_shell_on_a_terminal():

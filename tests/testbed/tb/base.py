@@ -122,5 +122,6 @@ def fill(work, log):
         file.write("%s\t%s\n%s" % (version, os.path.basename(package), versions))
 
     image = os.path.join(work, "root.img")
-    step(log, "writing the root disk", ["/sbin/mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0",
-                                        "-E", "lazy_itable_init=1", "-d", tree, image, str(config.ROOT_SIZE // config.MIB) + "M"])
+    step(log, "writing the root disk", [
+        "/sbin/mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1",
+        "-d", tree, image, str(config.ROOT_SIZE // config.MIB) + "M"])

@@ -18,7 +18,11 @@ def lock():
     os.makedirs(config.CACHE, exist_ok=True)
     fd = os.open(os.path.join(config.CACHE, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            config.say("waiting for another run that prepares something")
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)

@@ -6,7 +6,7 @@ import sys
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TREE = os.path.dirname(os.path.dirname(HERE))
-BUILD = os.environ.get("SUPERMACHINE_BUILD", os.path.join(TREE, "build"))
+BUILD = os.path.abspath(os.environ.get("SUPERMACHINE_BUILD", os.path.join(TREE, "build")))
 CACHE = os.path.join(BUILD, "testbed")
 
 QEMU = "qemu-system-x86_64"

@@ -53,7 +53,8 @@ CHANNELS = ("control", "stdin", "console", "qmp")
 
 
 def version():
-    return subprocess.run([config.QEMU, "--version"], stdout=subprocess.PIPE, check=True, text=True).stdout.split("\n")[0]
+    done = subprocess.run([config.QEMU, "--version"], stdout=subprocess.PIPE, check=True, text=True)
+    return done.stdout.split("\n")[0]
 
 
 def die_with_parent():

@@ -290,7 +290,7 @@ class Session:
             config.say("%d result files in %s" % (count, self.results.destination))
         if self.faults:
             self.evidence()
-            what = "the command had exited with %d" % self.code if self.code is not None else "the command had not ended"
+            what = "the command had not ended" if self.code is None else "the command had exited with %d" % self.code
             config.say("testbed fault: %s; %s. This says nothing about the command: run it again."
                        % (self.faults[0], what))
             return config.EXIT_FAULT
