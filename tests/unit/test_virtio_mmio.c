@@ -369,6 +369,10 @@ static void reset_in_the_middle_of_a_request(void **state)
     uint16_t head;
     uint32_t len;
 
+    head = fake_add(&e->f, 1, &b, 1, false);
+    fake_kick(&e->f, 1);
+    fake_wait(&e->f, 1, head);
+    assert_int_equal(fake_read(&e->f, FAKE_INTERRUPT_STATUS), 1); /* never acknowledged */
     e->p->hold = true;
     fake_add(&e->f, 0, &b, 1, false);
     fake_kick(&e->f, 0);

@@ -334,29 +334,36 @@ static void large_stream_to_the_guest(void **state)
     close(peer);
 }
 
+/* Send until the guest's credit is used up and bytes wait in the device; returns how many were sent. */
+static uint32_t fill_up(struct env *e, const struct guest_end *g)
+{
+    static uint8_t chunk[32768];
+    struct packet p;
+    uint32_t sent = 0, forwarded = 0;
+
+    do {
+        for (uint32_t i = 0; i < sizeof(chunk); i++)
+            chunk[i] = pattern(sent + i);
+        send_data(e, g, chunk, sizeof(chunk));
+        sent += sizeof(chunk);
+        send_op(e, g, VSOCK_OP_CREDIT_REQUEST, 0);
+        while (receive(e, &p))
+            forwarded = p.h.fwd_cnt;
+    } while (sent - forwarded + sizeof(chunk) <= VSOCK_BUF_ALLOC);
+    assert_true(sent > forwarded);
+    return sent;
+}
+
 /* A peer that does not read: its bytes wait, nobody else's; they arrive even when the guest has closed meanwhile. */
 static void slow_peer_loses_nothing(void **state)
 {
     struct env *e = *state;
-    static uint8_t chunk[32768];
     struct packet p;
     struct guest_end g, other;
     int peer = connected(e, &g);
-    uint32_t sent = 0, forwarded = 0, got = 0;
+    uint32_t sent = fill_up(e, &g), got = 0;
     char b[8];
 
-    for (;;) {
-        for (uint32_t i = 0; i < sizeof(chunk); i++)
-            chunk[i] = pattern(sent + i);
-        send_data(e, &g, chunk, sizeof(chunk));
-        sent += sizeof(chunk);
-        send_op(e, &g, VSOCK_OP_CREDIT_REQUEST, 0);
-        while (receive(e, &p))
-            forwarded = p.h.fwd_cnt;
-        if (sent - forwarded + sizeof(chunk) > VSOCK_BUF_ALLOC)
-            break;
-    }
-    assert_true(sent > forwarded);
     int fast = connected(e, &other);
     send_data(e, &other, "quick", 5);
     assert_int_equal(read(fast, b, sizeof(b)), 5);
@@ -377,21 +384,11 @@ static void slow_peer_loses_nothing(void **state)
 static void half_close_waits_for_the_buffer(void **state)
 {
     struct env *e = *state;
-    static uint8_t chunk[32768];
     struct packet p;
     struct guest_end g;
     int peer = connected(e, &g);
-    uint32_t sent = 0, forwarded = 0, got = 0;
+    uint32_t sent = fill_up(e, &g), got = 0;
 
-    do {
-        for (uint32_t i = 0; i < sizeof(chunk); i++)
-            chunk[i] = pattern(sent + i);
-        send_data(e, &g, chunk, sizeof(chunk));
-        sent += sizeof(chunk);
-        send_op(e, &g, VSOCK_OP_CREDIT_REQUEST, 0);
-        while (receive(e, &p))
-            forwarded = p.h.fwd_cnt;
-    } while (sent - forwarded + sizeof(chunk) <= VSOCK_BUF_ALLOC);
     send_op(e, &g, VSOCK_OP_SHUTDOWN, VSOCK_SHUT_SEND);
     send_data(e, &(struct guest_end){1, 2, 0, 0}, "x", 1);
     expect(e, &p, VSOCK_OP_RST);
@@ -406,6 +403,28 @@ static void half_close_waits_for_the_buffer(void **state)
     while (p.h.op == VSOCK_OP_CREDIT_UPDATE);
     assert_int_equal(p.h.op, VSOCK_OP_RW);
     close(peer);
+}
+
+/* A reset behind the last byte takes nothing away; one in the middle of the stream does. */
+static void reset_behind_the_end_loses_nothing(void **state)
+{
+    struct env *e = *state;
+    struct guest_end g;
+
+    for (unsigned orderly = 0; orderly < 2; orderly++) {
+        int peer = connected(e, &g);
+        uint32_t sent = fill_up(e, &g), got = 0;
+
+        if (orderly)
+            send_op(e, &g, VSOCK_OP_SHUTDOWN, VSOCK_SHUT_SEND);
+        send_op(e, &g, VSOCK_OP_RST, 0);
+        while (drain(peer, &got) > 0)
+            fake_settle(&e->f);
+        assert_true(at_eof(peer));
+        assert_int_equal(got == sent, orderly);
+        close(peer);
+        expect_nothing(e);
+    }
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, vsock_setup, vsock_teardown)
@@ -424,6 +443,7 @@ int main(void)
         T(large_stream_to_the_guest),
         T(slow_peer_loses_nothing),
         T(half_close_waits_for_the_buffer),
+        T(reset_behind_the_end_loses_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
