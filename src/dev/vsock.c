@@ -72,6 +72,7 @@ struct vsock {
 };
 
 static void pump(struct vsock *v);
+static void settle(struct vsock *v, struct vsock_conn *c);
 
 static struct list *bucket(struct vsock *v, uint32_t guest_port, uint32_t host_port)
 {
@@ -152,8 +153,7 @@ static void on_timer(struct loop_timer *timer)
     if (!c->stale) {
         /* The guest did not answer in time. */
         vsock_conn_reset(c);
-        list_remove(&c->in_ready);
-        list_push_back(&v->ready, &c->in_ready);
+        settle(v, c);
         pump(v);
     }
     virtio_unlock(&v->dev);

@@ -396,6 +396,21 @@ static void a_guest_that_does_not_answer_is_not_waited_for(void **state)
     expect(e, &p, VSOCK_OP_RST);
     expect_nothing(e);
 
+    /* The host's end does not wait for room in the ring to tell the guest. */
+    fake_reset(&e->f);
+    e->f.next = 0;
+    vsock_start(e, 1, ~0ull);
+    peer = peer_pair(&end);
+    assert_int_equal(vsock_connect(e->dev, 1000, end, NULL), 0);
+    fake_settle(&e->f);
+    clock_ahead_ns += 31ull * 1000000000;
+    fake_settle(&e->f);
+    assert_true(at_eof(peer));
+    close(peer);
+    fake_reset(&e->f);
+    e->f.next = 0;
+    vsock_start(e, N_RX, ~0ull);
+
     /* One that did answer has all the time. */
     peer = connected(e, &g);
     clock_ahead_ns += 3600ull * 1000000000;
