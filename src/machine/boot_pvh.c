@@ -154,9 +154,9 @@ static int read_notes(struct loader *l, const Elf64_Phdr *p, struct sm_error *er
 
     if (p->p_filesz > BOOT_MAX_NOTES || !range_within(p->p_offset, p->p_filesz, l->file_size))
         return bad_kernel(err, "its notes lie outside the file");
-    void *dst = buf_reserve(&bytes, p->p_filesz);
     if (p->p_filesz == 0)
         return 0;
+    void *dst = buf_reserve(&bytes, p->p_filesz);
     if (!dst)
         return sm_error_sys(err, ENOMEM, "cannot read the kernel's notes");
     r = read_kernel(l, dst, p->p_filesz, p->p_offset, err);
