@@ -62,6 +62,7 @@ struct hv_boot {
 
 struct hv {
     const char *name;
+    unsigned long run_request; /* the one ioctl(2) that a vCPU's thread makes: for a system call filter */
 
     /*
      * Make an empty machine on the hypervisor's open device `fd` (stays the caller's; is not needed afterwards but by

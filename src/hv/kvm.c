@@ -276,6 +276,7 @@ static uint64_t vcpu_pc(struct hv_vcpu *vcpu)
 
 const struct hv hv_kvm = {
     .name = "KVM",
+    .run_request = KVM_RUN,
     .vm_new = vm_new,
     .vm_free = vm_free,
     .vm_map = vm_map,

@@ -198,7 +198,8 @@ static int load_kernel(struct loader *l, struct sm_error *err)
     for (unsigned i = 0; i < l->n_segments; i++) {
         const Elf64_Phdr *p = &l->segment[i];
 
-        if (p->p_type == PT_LOAD && l->entry >= p->p_paddr && l->entry - p->p_paddr < p->p_filesz)
+        /* A segment without memory was not loaded, and its other fields were not looked at. */
+        if (p->p_type == PT_LOAD && p->p_memsz != 0 && l->entry >= p->p_paddr && l->entry - p->p_paddr < p->p_filesz)
             return 0;
     }
     return bad_kernel(err, "its PVH entry point is not in it");

@@ -22,7 +22,8 @@ int sandbox_enter(uint32_t *steps, struct sm_error *err);
 /* System call filters, one for each kind of thread, made by sandbox_filters_new() while the process may still do it. */
 struct sandbox_filters;
 
-int sandbox_filters_new(struct sandbox_filters **ret, struct sm_error *err);
+/* `run_request`: the ioctl that enters the guest. */
+int sandbox_filters_new(struct sandbox_filters **ret, unsigned long run_request, struct sm_error *err);
 void sandbox_filters_free(struct sandbox_filters *f);
 
 /* Shut the calling thread in for good. Any other system call than those of its list kills the process. */

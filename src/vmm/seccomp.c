@@ -9,12 +9,11 @@
  * compiled once to BPF and then installed by each thread on itself, so starting a vCPU costs no compiler. no_new_privs
  * is set before.
  *
- * Arguments are compared where a call does more than the worker needs: ioctl only KVM_RUN (and on the vCPU threads
- * only), mmap and mprotect not executable, tgkill only within this process.
+ * Arguments are compared where a call does more than the worker needs: ioctl only what enters the guest (and on the
+ * vCPU threads only), mmap and mprotect not executable, tgkill only within this process.
  */
 #include <errno.h>
 #include <linux/filter.h>
-#include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <seccomp.h>
 #include <stdlib.h>
@@ -31,7 +30,7 @@
 
 #define MAX_FILTER 4096 /* BPF instructions: the kernel's own limit (BPF_MAXINSNS) */
 
-enum argument_rule { ANY, IOCTL_KVM_RUN, NOT_EXECUTABLE, OWN_PROCESS };
+enum argument_rule { ANY, IOCTL_RUN, NOT_EXECUTABLE, OWN_PROCESS };
 
 struct allowed {
     int call;
@@ -67,7 +66,7 @@ static const struct allowed common[] = {
 
 /* vCPU threads: run the guest; device registers. */
 static const struct allowed vcpu_calls[] = {
-    {SCMP_SYS(ioctl), IOCTL_KVM_RUN}, /* nothing else of KVM's is needed any more */
+    {SCMP_SYS(ioctl), IOCTL_RUN}, /* nothing else of KVM's is needed any more */
 };
 
 /* The main thread: the loop, devices, the control socket. */
@@ -100,13 +99,13 @@ struct sandbox_filters {
     struct sock_fprog vcpu, main;
 };
 
-static int add_rule(scmp_filter_ctx ctx, const struct allowed *a)
+static int add_rule(scmp_filter_ctx ctx, const struct allowed *a, unsigned long run_request)
 {
     switch (a->rule) {
     case ANY:
         return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, a->call, 0);
-    case IOCTL_KVM_RUN:
-        return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, a->call, 1, SCMP_A1(SCMP_CMP_EQ, KVM_RUN, 0));
+    case IOCTL_RUN:
+        return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, a->call, 1, SCMP_A1(SCMP_CMP_EQ, run_request, 0));
     case NOT_EXECUTABLE: /* the third argument of both is the protection */
         return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, a->call, 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
     case OWN_PROCESS:
@@ -115,10 +114,10 @@ static int add_rule(scmp_filter_ctx ctx, const struct allowed *a)
     return -EINVAL;
 }
 
-static int add_rules(scmp_filter_ctx ctx, const struct allowed *list, size_t n)
+static int add_rules(scmp_filter_ctx ctx, const struct allowed *list, size_t n, unsigned long run_request)
 {
     for (size_t i = 0; i < n; i++) {
-        int r = add_rule(ctx, &list[i]);
+        int r = add_rule(ctx, &list[i], run_request);
 
         /* A call this architecture does not have needs no rule. */
         if (r < 0 && r != -EDOM)
@@ -150,15 +149,16 @@ static int export_program(scmp_filter_ctx ctx, struct sock_fprog *ret)
     return 0;
 }
 
-static int compile(struct sock_fprog *ret, const struct allowed *list, size_t n, struct sm_error *err)
+static int compile(struct sock_fprog *ret, const struct allowed *list, size_t n, unsigned long run_request,
+                   struct sm_error *err)
 {
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
     int r = ctx ? 0 : -ENOMEM;
 
     if (r == 0)
-        r = add_rules(ctx, list, n);
+        r = add_rules(ctx, list, n, run_request);
     if (r == 0)
-        r = add_rules(ctx, common, ARRAY_SIZE(common));
+        r = add_rules(ctx, common, ARRAY_SIZE(common), run_request);
     if (r == 0)
         r = export_program(ctx, ret);
     if (ctx)
@@ -166,15 +166,15 @@ static int compile(struct sock_fprog *ret, const struct allowed *list, size_t n,
     return r < 0 ? sm_error_sys(err, -r, "cannot make a system call filter") : 0;
 }
 
-int sandbox_filters_new(struct sandbox_filters **ret, struct sm_error *err)
+int sandbox_filters_new(struct sandbox_filters **ret, unsigned long run_request, struct sm_error *err)
 {
     struct sandbox_filters *f = calloc(1, sizeof(*f));
     int r = f ? 0 : sm_error_sys(err, ENOMEM, "cannot make a system call filter");
 
     if (r == 0)
-        r = compile(&f->vcpu, vcpu_calls, ARRAY_SIZE(vcpu_calls), err);
+        r = compile(&f->vcpu, vcpu_calls, ARRAY_SIZE(vcpu_calls), run_request, err);
     if (r == 0)
-        r = compile(&f->main, main_calls, ARRAY_SIZE(main_calls), err);
+        r = compile(&f->main, main_calls, ARRAY_SIZE(main_calls), run_request, err);
     if (r < 0) {
         sandbox_filters_free(f);
         return r;

@@ -332,7 +332,7 @@ static int build_machine(struct server *s, struct sm_error *err)
 /* From here on the process can do what a running machine needs, and no more. */
 static int shut_in(struct server *s, struct sm_error *err)
 {
-    int r = sandbox_filters_new(&s->filters, err);
+    int r = sandbox_filters_new(&s->filters, hv_kvm.run_request, err);
 
     if (r == 0)
         r = sandbox_enter(&s->sandbox, err);

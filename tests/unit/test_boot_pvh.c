@@ -158,6 +158,7 @@ static void broken_segments(void **state)
     BROKEN(k.load.p_memsz = UINT64_MAX, ENOEXEC, "address");
     BROKEN(k.load.p_paddr = RAM, ENOMEM, "give it more");
     BROKEN(k.load.p_memsz = RAM, ENOMEM, "give it more");
+    BROKEN((k.load.p_memsz = 0, k.load.p_filesz = UINT64_MAX), ENOEXEC, "entry point");
     BROKEN(k.load.p_type = PT_NULL, ENOEXEC, "entry point");
 }
 
