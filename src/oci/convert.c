@@ -224,20 +224,17 @@ static void stage_take(struct stage *s, size_t n)
     s->sent = 0;
 }
 
-/* Send what there is; a receiver that has gone away gets no more, and says why itself. */
+/* Send what there is. A receiver that has gone away says why itself; what was for it is dropped. */
 static void stage_send(struct stage *s, int *fd)
 {
-    ssize_t n;
+    ssize_t n = *fd < 0 ? -1 : send(*fd, s->buf + s->sent, s->len - s->sent, MSG_NOSIGNAL);
 
-    if (*fd < 0) {
-        s->sent = s->len;
-        return;
-    }
-    n = send(*fd, s->buf + s->sent, s->len - s->sent, MSG_NOSIGNAL);
-    if (n >= 0)
+    if (n >= 0) {
         s->sent += (size_t)n;
-    else if (errno != EAGAIN && errno != EINTR)
+    } else if (*fd < 0 || (errno != EAGAIN && errno != EINTR)) {
         close_fd(fd);
+        s->sent = s->len;
+    }
 }
 
 static int check_digest(struct run *run, struct sm_error *err)
@@ -357,6 +354,10 @@ static int advance(struct run *run, struct sm_error *err)
             return r;
         moved = 1;
     }
+    if (!run->job->compressed && tar->at_end && !stage_is_sent(blob)) { /* the reader gave up: only hash the rest */
+        blob->sent = blob->len;
+        moved = 1;
+    }
     if (run->job->compressed && !stage_is_sent(blob)) {
         before = blob->sent;
         stage_send(blob, &run->to_unzip);
@@ -466,7 +467,8 @@ int convert_layers(const struct convert_job *jobs, unsigned n, const struct conv
             if (runs[i].started && !runs[i].done)
                 n_polls += add_polls(&runs[i], polls + n_polls);
         }
-        if (n_polls && poll(polls, n_polls, -1) < 0 && errno != EINTR) {
+        assert(n_polls);
+        if (poll(polls, n_polls, -1) < 0 && errno != EINTR) {
             r = sm_error_sys(err, errno, "cannot wait for the converting processes");
             break;
         }

@@ -24,6 +24,8 @@
 #define DEV_MAJOR_MAX 0xfffu
 #define DEV_MINOR_MAX 0xfffffu
 
+#define WH_META ".wh..wh." /* of AUFS; the opaque marker is one of them */
+
 int entry_refuse(struct sm_error *err, int code, const struct oci_entry *e, const char *why)
 {
     char shown[TEXT_SHOWN_SIZE];
@@ -117,10 +119,45 @@ static int check_xattrs(const struct oci_entry *e, struct sm_error *err)
     return total > OCI_XATTRS_BYTES ? entry_refuse(err, E2BIG, e, "has too many bytes of extended attributes") : 0;
 }
 
+static bool is_wh(const char *c, size_t len)
+{
+    return len >= sizeof(ENTRY_WHITEOUT) - 1 && !memcmp(c, ENTRY_WHITEOUT, sizeof(ENTRY_WHITEOUT) - 1);
+}
+
+int entry_classify(const struct oci_entry *e, bool *ret_whiteout, bool *ret_skip, struct sm_error *err)
+{
+    const char *p = e->path, *c, *victim = NULL;
+    size_t len, victim_len = 0, wh_at = 0, n = 0;
+    bool meta = false;
+
+    while ((len = path_next(&p, &c))) {
+        n++;
+        if (!is_wh(c, len) || wh_at)
+            continue;
+        wh_at = n;
+        victim = c + sizeof(ENTRY_WHITEOUT) - 1;
+        victim_len = len - (sizeof(ENTRY_WHITEOUT) - 1);
+        meta = len >= sizeof(WH_META) - 1 && !memcmp(c, WH_META, sizeof(WH_META) - 1) &&
+               !(len == sizeof(ENTRY_OPAQUE) - 1 && !memcmp(c, ENTRY_OPAQUE, len));
+    }
+    *ret_skip = meta;
+    *ret_whiteout = wh_at && !meta;
+    if (!*ret_whiteout)
+        return 0;
+    if (wh_at != n)
+        return entry_refuse(err, EINVAL, e, "is refused: it lies below a whiteout");
+    if (!victim_len || !strncmp(victim, "..", victim_len)) /* "." is a beginning of it */
+        return entry_refuse(err, EINVAL, e, "is refused: it is a whiteout of no name, or of \".\" or \"..\"");
+    return 0;
+}
+
 int entry_check(const struct oci_entry *e, struct sm_error *err)
 {
+    bool whiteout, skip;
     int r = check_path(e, e->path, "its name", false, err);
 
+    if (r >= 0)
+        r = entry_classify(e, &whiteout, &skip, err);
     if (r < 0)
         return r;
     if (e->type < OCI_FILE || e->type >= OCI_TYPE_END)

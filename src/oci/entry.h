@@ -9,6 +9,9 @@
 
 #include "base/error.h"
 
+#define ENTRY_WHITEOUT ".wh."         /* a name that begins so removes the rest of the name (image-spec layer.md) */
+#define ENTRY_OPAQUE   ".wh..wh..opq" /* hides what lower layers have put into its directory */
+
 enum oci_type {
     OCI_FILE = 1,
     OCI_DIR,
@@ -50,6 +53,9 @@ struct oci_entry {
 
 /* Refuse what is wrong by itself: -errno and a sentence naming the path. */
 int entry_check(const struct oci_entry *e, struct sm_error *err);
+
+/* Does the entry's name say that it is no file but a whiteout, or one to be skipped? -errno for a hostile form. */
+int entry_classify(const struct oci_entry *e, bool *ret_whiteout, bool *ret_skip, struct sm_error *err);
 
 /* The sentence: the entry, then `why`. Returns -code. */
 int entry_refuse(struct sm_error *err, int code, const struct oci_entry *e, const char *why);

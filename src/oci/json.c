@@ -20,17 +20,18 @@ static struct json *wrap(struct json_object *v)
 }
 
 /*
- * What json-c lets pass even when strict: strings in single quotes and raw control bytes, for which this returns false.
+ * What json-c lets pass even when strict: single quotes, NaN, raw control bytes in strings. For those it returns false.
  * And of two members with one name it keeps the last and says nothing. In text that is well-formed otherwise, every
  * member that was written has one ':' outside strings, and every member that was kept is in the tree.
  */
 static bool scan(const char *s, size_t len, size_t *ret_members)
 {
+    static const char plain[] = "{}[]:, \t\r\n0123456789+-.eEtruefalsn"; /* outside strings */
     bool in_string = false;
 
     *ret_members = 0;
     for (size_t i = 0; i < len; i++) {
-        if (in_string ? (unsigned char)s[i] < 0x20 : s[i] == '\'')
+        if (in_string ? (unsigned char)s[i] < 0x20 : s[i] != '"' && !memchr(plain, s[i], sizeof(plain) - 1))
             return false;
         if (in_string && s[i] == '\\')
             i++;
@@ -101,7 +102,7 @@ int json_parse(struct json **ret, const void *data, size_t len, struct sm_error 
     if (!json_object_is_type(v, json_type_object))
         r = sm_error_set(err, EBADMSG, "it is not a JSON object");
     else if (!scan(data, len, &written))
-        r = sm_error_set(err, EBADMSG, "it is not valid JSON: single quotes, or control bytes in a string");
+        r = sm_error_set(err, EBADMSG, "it is not valid JSON: single quotes, NaN, or control bytes in a string");
     else if (count_kept(v) != written)
         r = sm_error_set(err, EBADMSG, "it has a key twice in one object");
     if (r < 0) {

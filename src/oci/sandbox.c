@@ -105,15 +105,16 @@ static int install_filter(void)
     return r;
 }
 
+/* At the soft limit of time comes a signal that tells why, at the hard one SIGKILL: hence one more. */
 static int set_limit(__rlimit_resource_t what, uint64_t value)
 {
     struct rlimit old, lim;
 
     if (getrlimit(what, &old) < 0)
         return -errno;
-    if (old.rlim_max != RLIM_INFINITY && value > old.rlim_max)
-        value = old.rlim_max;
-    lim = (struct rlimit){.rlim_cur = value, .rlim_max = value};
+    if (old.rlim_max != RLIM_INFINITY && value >= old.rlim_max)
+        value = old.rlim_max ? old.rlim_max - 1 : 0;
+    lim = (struct rlimit){.rlim_cur = value, .rlim_max = value + 1};
     return setrlimit(what, &lim) < 0 ? -errno : 0;
 }
 

@@ -42,10 +42,6 @@
 #include "oci/limits.h"
 #include "oci/text.h"
 
-#define WH        ".wh."
-#define WH_META   ".wh..wh."
-#define WH_OPAQUE ".wh..wh..opq"
-
 struct tree {
     struct tree_node *root;
     uint32_t count;
@@ -251,11 +247,6 @@ void tree_each_child(const struct tree_node *dir, void (*fn)(struct tree_node *,
 
 /* Paths */
 
-static bool is_wh(const char *c, size_t len)
-{
-    return len >= sizeof(WH) - 1 && !memcmp(c, WH, sizeof(WH) - 1);
-}
-
 /* The text that is still to be walked while a parent is resolved: link targets are put before what is left. */
 struct route {
     char text[2 * (OCI_PATH_MAX + 1) + OCI_LINK_MAX + 1];
@@ -391,44 +382,19 @@ static int remove_lower_children(struct tree *t, struct tree_node *dir, struct s
     return r;
 }
 
-static int white_out(struct tree *t, const struct oci_entry *e, struct tree_node *dir, const char *name,
-                     struct sm_error *err)
+static int white_out(struct tree *t, struct tree_node *dir, const char *name, struct sm_error *err)
 {
-    const char *victim = name + sizeof(WH) - 1;
+    const char *victim = name + sizeof(ENTRY_WHITEOUT) - 1;
     struct tree_node *n;
 
-    if (!strcmp(name, WH_OPAQUE))
+    if (!strcmp(name, ENTRY_OPAQUE))
         return remove_lower_children(t, dir, err);
-    if (!victim[0] || !strcmp(victim, ".") || !strcmp(victim, ".."))
-        return entry_refuse(err, EINVAL, e, "is refused: it is a whiteout of no name, or of \".\" or \"..\"");
     n = node_child(dir, victim, strlen(victim));
     if (!n)
         return 0;
     if (n->touched == t->layer)
         return remove_lower_children(t, n, err);
     node_remove(t, n);
-    return 0;
-}
-
-/* Is this an entry whose name says that it is no file: *ret_skip when there is nothing to do for it? */
-static int classify(const struct oci_entry *e, bool *ret_whiteout, bool *ret_skip, struct sm_error *err)
-{
-    const char *p = e->path, *c;
-    size_t len, wh_at = 0, n = 0;
-    bool meta = false;
-
-    while ((len = path_next(&p, &c))) {
-        n++;
-        if (!is_wh(c, len) || wh_at)
-            continue;
-        wh_at = n;
-        meta = len >= sizeof(WH_META) - 1 && !memcmp(c, WH_META, sizeof(WH_META) - 1) &&
-               !(len == sizeof(WH_OPAQUE) - 1 && !memcmp(c, WH_OPAQUE, len));
-    }
-    *ret_skip = meta;
-    *ret_whiteout = wh_at && !meta;
-    if (wh_at && !meta && wh_at != n)
-        return entry_refuse(err, EINVAL, e, "is refused: it lies below a whiteout");
     return 0;
 }
 
@@ -584,7 +550,7 @@ int tree_add(struct tree *t, const struct oci_entry *e, struct sm_error *err)
     assert(t->layer);
     r = entry_check(e, err);
     if (r >= 0)
-        r = classify(e, &whiteout, &skip, err);
+        r = entry_classify(e, &whiteout, &skip, err);
     if (r < 0 || skip)
         return r;
     r = resolve_parent(t, e, e->path, !whiteout, &dir, name, err);
@@ -593,7 +559,7 @@ int tree_add(struct tree *t, const struct oci_entry *e, struct sm_error *err)
     if (r < 0)
         return r;
     if (whiteout)
-        return white_out(t, e, dir, name, err);
+        return white_out(t, dir, name, err);
     if (!name[0] && e->type != OCI_DIR)
         return entry_refuse(err, EINVAL, e, "is refused: the root must stay a directory");
     if (dir->depth >= OCI_DEPTH_MAX && name[0])

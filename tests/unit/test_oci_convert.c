@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The confined processes and the pump between them. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "oci/convert.h"
+#include "oci/index.h"
+#include "oci/limits.h"
+#include "oci/sandbox.h"
+#include "oci_fixture.h"
+
+static const struct sandbox_limits limits = {.memory = 256 << 20, .seconds = 1, .file_size = 1 << 20};
+
+static int run_confined(int (*fn)(void *, struct sm_error *), int fd, struct sm_error *err)
+{
+    struct sandbox s = SANDBOX_INIT;
+
+    *err = (struct sm_error)SM_ERROR_INIT;
+    assert_int_equal(sandbox_start(&s, &limits, &fd, 1, fn, &fd, err), 0);
+    return sandbox_end(&s, "the test", err);
+}
+
+static int do_write(void *ctx, struct sm_error *err)
+{
+    return io_write_full(*(int *)ctx, "done", 4);
+}
+
+static int do_fail(void *ctx, struct sm_error *err)
+{
+    return sm_error_set(err, ENOTEMPTY, "a sentence\x1b[31m");
+}
+
+static int do_open(void *ctx, struct sm_error *err)
+{
+    return open("/etc/passwd", O_RDONLY) < 0 ? 0 : -EEXIST;
+}
+
+static int do_socket(void *ctx, struct sm_error *err)
+{
+    return socket(AF_INET, SOCK_STREAM, 0);
+}
+
+static int do_fork(void *ctx, struct sm_error *err)
+{
+    return fork();
+}
+
+static int do_spin(void *ctx, struct sm_error *err)
+{
+    volatile bool more = true;
+
+    while (more)
+        continue;
+    return 0;
+}
+
+static int do_crash(void *ctx, struct sm_error *err)
+{
+    volatile int *p = NULL;
+
+    *p = 1;
+    return 0;
+}
+
+static int do_use_inherited(void *ctx, struct sm_error *err)
+{
+    return write(*(int *)ctx + 1, "x", 1) < 0 && errno == EBADF ? 0 : -EEXIST;
+}
+
+static int do_fill(void *ctx, struct sm_error *err)
+{
+    return io_pwrite_full(*(int *)ctx, "x", 1, 2 << 20);
+}
+
+static int do_allocate(void *ctx, struct sm_error *err)
+{
+    for (int i = 0; i < 1024; i++) {
+        char *p = malloc(1 << 20);
+
+        if (!p)
+            return -ENOMEM;
+        memset(p, 1, 1 << 20);
+    }
+    return 0;
+}
+
+static void test_sandbox(void **state)
+{
+    struct sm_error err;
+    char buf[8] = "";
+    int fd = memory_file("", 0), next = fcntl(fd, F_DUPFD_CLOEXEC, fd + 1);
+
+    assert_int_equal(next, fd + 1);
+    assert_int_equal(run_confined(do_write, fd, &err), 0);
+    assert_int_equal(io_pread_full(fd, buf, 4, 0), 4);
+    assert_string_equal(buf, "done");
+    assert_int_equal(run_confined(do_fail, fd, &err), -ENOTEMPTY);
+    assert_string_equal(err.text, "a sentence?[31m");
+    assert_int_equal(run_confined(do_open, fd, &err), 0);
+    assert_int_equal(run_confined(do_socket, fd, &err), -EPROTO);
+    assert_non_null(strstr(err.text, "signal 31"));
+    assert_int_equal(run_confined(do_fork, fd, &err), -EPROTO);
+    assert_int_equal(run_confined(do_use_inherited, fd, &err), 0);
+    assert_int_equal(run_confined(do_fill, fd, &err), -EFBIG);
+    assert_int_equal(run_confined(do_spin, fd, &err), -ETIME);
+#if !defined(__SANITIZE_ADDRESS__)
+    assert_int_equal(run_confined(do_crash, fd, &err), -EPROTO);
+    assert_int_equal(run_confined(do_allocate, fd, &err), -ENOMEM);
+#else
+    (void)do_crash;
+    (void)do_allocate;
+#endif
+    close(next);
+    close(fd);
+}
+
+static void test_sandbox_kill(void **state)
+{
+    struct sandbox s = SANDBOX_INIT;
+    int fd = memory_file("", 0);
+
+    sandbox_kill(&s);
+    assert_int_equal(sandbox_start(&s, &limits, &fd, 1, do_spin, NULL, NULL), 0);
+    sandbox_kill(&s);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+    assert_int_equal(errno, ECHILD);
+    close(fd);
+}
+
+struct rig {
+    struct buf blobs[10];
+    struct convert_files files[10];
+    unsigned begun, completed;
+};
+
+static int begin(void *ctx, unsigned job, struct convert_files *ret, struct sm_error *err)
+{
+    struct rig *rig = ctx;
+
+    *ret = rig->files[job] = (struct convert_files){.blob_fd = memory_file(rig->blobs[job].data, rig->blobs[job].len),
+                                                    .data_fd = memory_file("", 0),
+                                                    .index_fd = memory_file("", 0)};
+    assert_int_equal(lseek(ret->blob_fd, 0, SEEK_SET), 0);
+    rig->begun++;
+    return 0;
+}
+
+static int complete(void *ctx, unsigned job, struct sm_error *err)
+{
+    struct rig *rig = ctx;
+    struct index_reader *r;
+    struct oci_entry e;
+
+    assert_int_equal(index_reader_new(&r, rig->files[job].index_fd, NULL), 0);
+    assert_int_equal(index_read(r, &e, NULL), 1);
+    assert_int_equal(e.path[0], 'a' + (int)job);
+    index_reader_free(r);
+    rig->completed++;
+    return 0;
+}
+
+static void rig_fill(struct rig *rig, struct convert_job *jobs, unsigned n, size_t size)
+{
+    char name[2] = "a", *data = malloc(size);
+
+    for (size_t i = 0; i < size; i++)
+        data[i] = (char)(i * 2654435761u >> 11);
+    *rig = (struct rig){.begun = 0};
+    for (unsigned i = 0; i < n; i++) {
+        struct buf *b = &rig->blobs[i];
+
+        *b = buf_init(64 << 20);
+        rig->files[i] = (struct convert_files){-1, -1, -1};
+        name[0] = (char)('a' + i);
+        tar_add(b, name, '0', NULL, data, size);
+        tar_end(b);
+        jobs[i] = (struct convert_job){.blob = digest_of_buf(b->data, b->len),
+                                       .diff_id = digest_of_buf(b->data, b->len),
+                                       .blob_size = b->len,
+                                       .compressed = i % 2}; /* compressed by nothing: passed on as it is */
+    }
+    free(data);
+}
+
+static void rig_done(struct rig *rig)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(rig->blobs); i++) {
+        buf_done(&rig->blobs[i]);
+        if (rig->files[i].blob_fd > 0) {
+            close(rig->files[i].blob_fd);
+            close(rig->files[i].data_fd);
+            close(rig->files[i].index_fd);
+        }
+    }
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* nobody is left */
+    assert_int_equal(errno, ECHILD);
+}
+
+static void on_progress(void *ctx, const char *what, uint64_t done, uint64_t total)
+{
+    uint64_t *last = ctx;
+
+    assert_true(done >= *last && done <= total);
+    *last = done;
+}
+
+static void test_many(void **state)
+{
+    struct convert_job jobs[10];
+    struct sm_error err = SM_ERROR_INIT;
+    struct rig rig;
+    uint64_t last = 0;
+    struct oci_progress progress = {on_progress, &last};
+
+    rig_fill(&rig, jobs, 10, 3 << 20);
+    if (convert_layers(jobs, 10, &(struct convert_hooks){begin, complete, &rig}, &progress, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(rig.completed, 10);
+    assert_true(last > 30 << 20);
+    rig_done(&rig);
+}
+
+static int convert_one(struct rig *rig, struct convert_job *job, struct sm_error *err)
+{
+    *err = (struct sm_error)SM_ERROR_INIT;
+    return convert_layers(job, 1, &(struct convert_hooks){begin, complete, rig}, NULL, err);
+}
+
+static void test_mismatch(void **state)
+{
+    for (int compressed = 0; compressed < 2; compressed++) {
+        for (int what = 0; what < 4; what++) {
+            static const char *const words[] = {"has the digest", "the image's config says", "bytes long",
+                                                "has the digest"};
+            struct convert_job job;
+            struct sm_error err;
+            struct rig rig;
+
+            rig_fill(&rig, &job, 1, 2 << 20);
+            job.compressed = compressed;
+            if (what == 0)
+                job.blob.bytes[5] ^= 1;
+            if (what == 1)
+                job.diff_id.bytes[5] ^= 1;
+            if (what == 2)
+                job.blob_size++;
+            if (what == 3)
+                memset(rig.blobs[0].data, 0xaa, 4096); /* corrupt too, but that is not the news */
+            assert_int_equal(convert_one(&rig, &job, &err), -EBADMSG);
+            if (!strstr(err.text, words[what]) || !strstr(err.text, "layer sha256:"))
+                fail_msg("%d: %s", what, err.text);
+            assert_int_equal(rig.completed, 0);
+            rig_done(&rig);
+        }
+    }
+}
+
+static void test_refused(void **state)
+{
+    struct convert_job job;
+    struct sm_error err;
+    struct rig rig;
+
+    for (int compressed = 0; compressed < 2; compressed++) {
+        rig_fill(&rig, &job, 1, 2 << 20);
+        rig.blobs[0].len = 0;
+        tar_add(&rig.blobs[0], "../evil", '0', NULL, "x", 1);
+        assert_non_null(buf_reserve(&rig.blobs[0], 20 << 20)); /* more than fits the sockets */
+        job.compressed = compressed;
+        job.blob = job.diff_id = digest_of_buf(rig.blobs[0].data, rig.blobs[0].len);
+        job.blob_size = rig.blobs[0].len;
+        assert_int_equal(convert_one(&rig, &job, &err), -EINVAL);
+        assert_non_null(strstr(err.text, "\"..\""));
+        rig_done(&rig);
+    }
+}
+
+static int refuse_begin(void *ctx, unsigned job, struct convert_files *ret, struct sm_error *err)
+{
+    return job == 2 ? sm_error_set(err, ENOENT, "not this one") : begin(ctx, job, ret, err);
+}
+
+static void test_hook_fails(void **state)
+{
+    struct convert_job jobs[4];
+    struct sm_error err = SM_ERROR_INIT;
+    struct rig rig;
+
+    rig_fill(&rig, jobs, 4, 3 << 20);
+    assert_int_equal(convert_layers(jobs, 4, &(struct convert_hooks){refuse_begin, complete, &rig}, NULL, &err),
+                     -ENOENT);
+    assert_non_null(strstr(err.text, "not this one"));
+    rig_done(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sandbox),  cmocka_unit_test(test_sandbox_kill), cmocka_unit_test(test_many),
+        cmocka_unit_test(test_mismatch), cmocka_unit_test(test_refused),      cmocka_unit_test(test_hook_fails),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
