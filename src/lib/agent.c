@@ -627,6 +627,8 @@ size_t agent_stdin(struct agent *a, const void *data, size_t len)
     assert(a->exec || a->ended);
     if (a->ended || a->eof_sent || !a->open_stdin)
         return len;
+    if (a->resize_waits && left && a->stdin_credit)
+        put_resize(a); /* what is typed after a resize comes after it */
     while (left && a->stdin_credit) {
         size_t n = left < a->stdin_credit ? left : a->stdin_credit;
 

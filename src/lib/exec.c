@@ -94,6 +94,17 @@ static void close_timer(struct sm_exec *x)
 
 /* ---- The end ---- */
 
+/* Closing the connection would cut the set-up off, which whoever comes next needs. One that failed ends the machine. */
+static void finish_set_up(struct sm_exec *x)
+{
+    if (!x->link || x->vm->set_up)
+        return;
+    if (x->lost.code)
+        vm_fail(x->vm, &x->lost);
+    else
+        vm_await_set_up(x->vm, NULL);
+}
+
 static void over(struct sm_exec *x)
 {
     source_close(&x->in);
@@ -124,6 +135,7 @@ static void on_timer(struct loop_source *src, uint32_t events)
     if (read(x->timer_fd, &times, sizeof(times)) < 0)
         return;
     if (x->lost.code) {
+        finish_set_up(x);
         fail(x, &x->lost);
     } else if (!x->timed_out) {
         x->timed_out = true;
@@ -187,6 +199,13 @@ static void on_start_error(struct agent *a, void *ctx, int exit_code, const stru
     over(x);
 }
 
+/* The only control request on these connections is the set-up. */
+static void on_done(struct agent *a, void *ctx)
+{
+    (void)a;
+    ((struct link *)ctx)->vm->set_up = true;
+}
+
 /* Before there is a command, this is the end of the machine: its set-up failed. */
 static void on_error(struct agent *a, void *ctx, const struct sm_error *err)
 {
@@ -213,6 +232,7 @@ static void on_error(struct agent *a, void *ctx, const struct sm_error *err)
 }
 
 const struct agent_ops exec_agent_ops = {
+    .on_done = on_done,
     .on_output = on_output,
     .on_stdin_room = on_stdin_room,
     .on_exit = on_exit_frame,
@@ -323,11 +343,9 @@ int sm_exec_start(struct sm_exec **ret, struct sm_vm *vm, const struct sm_exec_c
 
     if (r < 0)
         return r;
-    if (vm->ended.code) {
-        if (err)
-            *err = vm->ended;
-        return -vm->ended.code;
-    }
+    r = vm->first ? vm_ended(vm, err) : vm_await_set_up(vm, err);
+    if (r < 0)
+        return r;
     x = calloc(1, sizeof(*x));
     if (!x)
         return sm_error_sys(err, ENOMEM, "cannot start a command");
@@ -338,16 +356,16 @@ int sm_exec_start(struct sm_exec **ret, struct sm_vm *vm, const struct sm_exec_c
     if (x->stop_signal < 0)
         x->stop_signal = SIGTERM;
     list_push_back(&vm->execs, &x->node);
-    r = request(x, &config, err);
-    if (r == 0)
-        r = open_pumps(x, &config, err);
+    r = open_pumps(x, &config, err);
     if (r == 0 && config.timeout_ms) {
         r = open_timer(x);
-        if (r == 0)
-            set_timer(x, config.timeout_ms);
-        else
+        if (r < 0)
             sm_error_sys(err, -r, "cannot make a timer");
     }
+    if (r == 0)
+        r = request(x, &config, err);
+    if (r == 0 && config.timeout_ms)
+        set_timer(x, config.timeout_ms);
     if (r < 0) {
         sm_exec_free(x);
         return r;
@@ -360,6 +378,7 @@ void sm_exec_free(struct sm_exec *x)
 {
     if (!x)
         return;
+    finish_set_up(x);
     over(x);
     sink_close(&x->out);
     sink_close(&x->err);

@@ -37,7 +37,8 @@
 #include "lib/selftest.h"
 #include "lifecycle_regs.h"
 
-#define VM_GUEST_CID 3
+#define VM_GUEST_CID         3
+#define VM_SET_UP_TIMEOUT_MS 30000
 
 /* The guest has no network device; programs that insist on the file shall find one. */
 #define VM_RESOLV_CONF "# This machine has no network.\n"
@@ -73,6 +74,13 @@ static void on_ended(void *ctx)
 }
 
 static const struct worker_ops worker_callbacks = {on_lifecycle, on_console, on_ended};
+
+int vm_ended(const struct sm_vm *vm, struct sm_error *err)
+{
+    if (vm->ended.code && err)
+        *err = vm->ended;
+    return -vm->ended.code;
+}
 
 void vm_fail(struct sm_vm *vm, const struct sm_error *why)
 {
@@ -305,11 +313,8 @@ static int await_agent(struct sm_vm *vm, uint32_t timeout_ms, struct sm_error *e
         if (r < 0)
             return r;
     }
-    if (!vm->agent_ready) {
-        if (err)
-            *err = vm->ended;
-        return -vm->ended.code;
-    }
+    if (!vm->agent_ready)
+        return vm_ended(vm, err);
     vm->ready_ns = io_now_ns();
     return 0;
 }
@@ -400,6 +405,21 @@ static int ask(struct sm_vm *vm, enum control_request_type type, enum control_re
     return r;
 }
 
+int vm_await_set_up(struct sm_vm *vm, struct sm_error *err)
+{
+    uint64_t deadline = io_now_ns() + VM_SET_UP_TIMEOUT_MS * 1000000ull;
+
+    while (!vm->set_up && !vm->ended.code) {
+        int r = vm_round(vm, VM_SET_UP_TIMEOUT_MS, err);
+
+        if (r < 0)
+            return r;
+        if (io_now_ns() > deadline)
+            return sm_error_set(err, ETIMEDOUT, "the guest's agent does not answer");
+    }
+    return vm_ended(vm, err);
+}
+
 int sm_vm_fd(const struct sm_vm *vm)
 {
     return loop_fd(vm->loop);
@@ -414,9 +434,7 @@ int sm_vm_dispatch(struct sm_vm *vm, int timeout_ms, struct sm_error *err)
         if (r < 0)
             return r;
     }
-    if (vm->ended.code && err)
-        *err = vm->ended;
-    return -vm->ended.code;
+    return vm_ended(vm, err);
 }
 
 long sm_vm_console_tail(struct sm_vm *vm, char *buf, size_t size, struct sm_error *err)
@@ -470,11 +488,8 @@ int sm_vm_stats(struct sm_vm *vm, struct sm_vm_stats *stats, struct sm_error *er
     struct sm_vm_stats ours = {0};
     int r;
 
-    if (vm->ended.code) {
-        if (err)
-            *err = vm->ended;
-        return -vm->ended.code;
-    }
+    if (vm->ended.code)
+        return vm_ended(vm, err);
     r = ask(vm, CONTROL_STATS, CONTROL_STATS_REPLY, &rep, err);
     if (r < 0)
         return r;

@@ -36,9 +36,16 @@ struct sm_vm {
     uint64_t started_ns, ready_ns;
     uint32_t vcpus;
     bool agent_ready;
+    bool set_up;           /* the agent has said so; asked for by the first connection */
     bool stopping;         /* by sm_vm_stop(): the end is no surprise */
     struct sm_error ended; /* .code set once the machine has ended: said by every later call */
 };
+
+/*
+ * Wait until the guest is set up. Only the first connection may go on without: its requests are done in order, on all
+ * others a command would be refused; and it must not be closed before. 0 or -errno.
+ */
+int vm_await_set_up(struct sm_vm *vm, struct sm_error *err);
 
 /* A new connection to the agent, for `exec` (may be NULL). Does not wait. */
 int vm_connect(struct sm_vm *vm, struct sm_exec *exec, struct link **ret, struct sm_error *err);
@@ -46,6 +53,9 @@ void link_free(struct link *link);
 
 /* The machine has ended, or can't be used any more: tells all commands. The first reason is kept. */
 void vm_fail(struct sm_vm *vm, const struct sm_error *why);
+
+/* Why it has ended, as -errno and a sentence; 0: it has not. */
+int vm_ended(const struct sm_vm *vm, struct sm_error *err);
 
 /* One round of the loop. 0 or -errno of the loop itself. SIGPIPE is held off meanwhile. */
 int vm_round(struct sm_vm *vm, int timeout_ms, struct sm_error *err);

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real images run their normal command, and a full walk of each one's root in the guest shows what umoci unpacked."""
-import pathlib
 import re
 import signal
-import subprocess
+import threading
 
 import pytest
+
+from conftest import IMAGES, OUT, image
 
 pytestmark = pytest.mark.kvm
 
@@ -32,17 +33,15 @@ def entries(text):
 
 
 @pytest.mark.parametrize("name", ["busybox", "torture", "debian", "python", "nginx", "redis", "node"])
-def test_walk_equals_umoci(cli, image, build, images_dir, name):
-    expected_file = images_dir / f"{name}.walk"
+def test_walk_equals_umoci(sm, name):
+    reference = image(name)
+    expected_file = IMAGES / f"{name}.walk"
     if not expected_file.exists():
         pytest.skip(f"{expected_file} is not there: tests/images/expect {name} makes it, as root")
     expected = entries(expected_file.read_text())
-    walk = pathlib.Path(build) / "out/tests/tools/walk"
-    with open(walk, "rb") as program:
-        done = subprocess.run(
-            [cli, "run", "-i", "-m", "512", "-u", "0", "-w", "/", "--entrypoint", "/bin/sh", image(name), "-c",
-             "mkdir -p /tmp && cat >/tmp/walk && chmod 755 /tmp/walk && exec /tmp/walk / dev proc sys run"],
-            stdin=program, capture_output=True, timeout=DEADLINE)
+    done = sm("run", "-i", "-m", "512", "-u", "0", "-w", "/", "--entrypoint", "/bin/sh", reference, "-c",
+              "mkdir -p /tmp && cat >/tmp/walk && chmod 755 /tmp/walk && exec /tmp/walk / dev proc sys run",
+              input=(OUT / "tests/tools/walk").read_bytes(), timeout=DEADLINE)
     assert done.returncode == 0, done.stderr.decode()
     found = entries(done.stdout.decode())
     if "tmp" not in expected:
@@ -54,65 +53,59 @@ def test_walk_equals_umoci(cli, image, build, images_dir, name):
     assert len(found) > 100
 
 
-def output(cli, *args, **kwargs):
-    done = subprocess.run([cli, "run", "-m", "512", *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=DEADLINE, **kwargs)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def output(sm, *args):
+    done = sm("run", "-m", "512", *args, timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
 
 
-def test_debian(cli, image):
-    assert 'VERSION_CODENAME=bookworm' in output(cli, image("debian"), "cat", "/etc/os-release")
-    assert output(cli, image("debian"), "dpkg", "--audit") == ""
+def test_debian(sm):
+    assert "VERSION_CODENAME=bookworm" in output(sm, image("debian"), "cat", "/etc/os-release")
+    assert output(sm, image("debian"), "dpkg", "--audit") == ""
 
 
-def test_python(cli, image):
-    script = ("import ctypes, hashlib, json, multiprocessing, sqlite3, ssl, socket, sys\n"
+def test_python(sm):
+    script = ("import multiprocessing, socket, sqlite3, ssl, sys\n"
               "a, b = socket.socketpair(); a.sendall(b'x'); assert b.recv(1) == b'x'\n"
               "with multiprocessing.Pool(2) as pool: print(sum(pool.map(abs, range(-10, 10))))\n"
               "print(sqlite3.connect(':memory:').execute('select 6*7').fetchone()[0], sys.version_info.major)\n")
-    assert output(cli, image("python"), "python3", "-c", script).split() == ["100", "42", "3"]
+    assert output(sm, image("python"), "python3", "-c", script).split() == ["100", "42", "3"]
 
 
-def test_node(cli, image):
+def test_node(sm):
     script = "setTimeout(() => console.log(require('os').arch(), [1,2,3].map(x => x * 2).join()), 1)"
-    assert output(cli, image("node"), "-e", script).strip() == "x64 2,4,6"
+    assert output(sm, image("node"), "-e", script).strip() == "x64 2,4,6"
 
 
-def wait_for(stream, pattern):
-    seen = ""
-    for line in stream:
-        seen += line
-        if re.search(pattern, line):
-            return
-    pytest.fail(f"ended without '{pattern}':\n{seen}")
-
-
-def serve_until(cli, signo, pattern, *args):
-    """Run a service until it says that it is up, send it a signal, and return its exit code."""
-    process = subprocess.Popen(["timeout", "-s", "KILL", str(DEADLINE), cli, "run", "-m", "512", *args],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def serve_until(start, signo, pattern, stream, *args):
+    """Run a service until it says that it is up, send it a signal; its exit code and what it said after that."""
+    process = start("run", "-m", "512", *args, stdin=None)
+    killer = threading.Timer(DEADLINE, process.kill)
+    killer.start()
     try:
-        wait_for(process.stdout, pattern)
-        process.send_signal(signo)  # timeout(1) passes it on
-        rest = process.stdout.read()
-        return process.wait(DEADLINE), rest
+        seen = b""
+        while not re.search(pattern, seen):
+            line = getattr(process, stream).readline()
+            assert line, f"ended without {pattern!r}: {seen!r}"
+            seen += line
+        process.send_signal(signo)
+        out, err = process.communicate()
+        return process.returncode, out + err
     finally:
-        process.kill()
-        process.wait()
+        killer.cancel()
 
 
-def test_redis_serves_and_ends_in_order(cli, image):
-    code, rest = serve_until(cli, signal.SIGTERM, "Ready to accept connections", image("redis"))
-    assert code == 0 and "bye bye" in rest, rest
+def test_redis_serves_and_ends_in_order(sm, start):
+    code, rest = serve_until(start, signal.SIGTERM, b"Ready to accept connections", "stdout", image("redis"))
+    assert code == 0 and b"bye bye" in rest, rest
     script = "redis-server --daemonize yes --logfile /tmp/log >/dev/null && redis-cli set k v && redis-cli get k"
-    assert output(cli, "--entrypoint", "/bin/sh", image("redis"), "-c", script).split() == ["OK", "v"]
+    assert output(sm, "--entrypoint", "/bin/sh", image("redis"), "-c", script).split() == ["OK", "v"]
 
 
-def test_nginx_serves_and_ends_in_order(cli, image):
-    code, rest = serve_until(cli, signal.SIGQUIT, "start worker process", image("nginx"), "nginx", "-g",
+def test_nginx_serves_and_ends_in_order(sm, start):
+    code, rest = serve_until(start, signal.SIGQUIT, b"start worker process", "stderr", image("nginx"), "nginx", "-g",
                              "daemon off; error_log stderr notice;")
     assert code == 0, rest
     # Without "daemon off" the command returns when the sockets listen.
     script = r'nginx && exec 3<>/dev/tcp/127.0.0.1/80 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && cat <&3'
-    assert "Welcome to nginx!" in output(cli, image("nginx"), "bash", "-c", script)
+    assert "Welcome to nginx!" in output(sm, image("nginx"), "bash", "-c", script)
