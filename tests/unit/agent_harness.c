@@ -149,9 +149,10 @@ static const struct agent_ops ops = {.on_done = on_done,
 
 void h_start(struct harness *h, bool setup)
 {
-    int theirs[H_CONNS];
+    int theirs[H_CONNS], subreaper;
 
     memset(h, 0, sizeof(*h));
+    h->adopts_orphans = prctl(PR_GET_CHILD_SUBREAPER, &subreaper) == 0; /* not under user-mode emulation */
     assert_int_equal(loop_new(&h->loop), 0);
     for (int i = 0; i < H_CONNS; i++) {
         int sv[2];

@@ -46,7 +46,8 @@ struct harness {
     pid_t server;
     struct h_conn conn[H_CONNS];
     bool late;
-    bool has_cgroup; /* the server found version 2 control groups */
+    bool has_cgroup;     /* the server found version 2 control groups */
+    bool adopts_orphans; /* the server can be told to be like PID 1 */
 };
 
 /* A server with H_CONNS connections; with `setup`, the first has done SETUP already. */
