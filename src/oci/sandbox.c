@@ -14,8 +14,6 @@
  * whatever it made is read back as hostile input, and digests are computed on this side.
  *
  * Threads: the caller may be one of several. After fork the child uses malloc, which glibc keeps usable.
- *
- * Limits: under AddressSanitizer there is no memory limit, its shadow being terabytes of address space.
  */
 #include "oci/sandbox.h"
 
@@ -35,12 +33,6 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/io.h"
-
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
 
 struct status {
     int32_t code; /* 0 or a positive errno value */
@@ -77,7 +69,7 @@ static const int allowed[] = {
     SCMP_SYS(exit_group),
     SCMP_SYS(exit),
     SCMP_SYS(restart_syscall),
-#ifdef __SANITIZE_ADDRESS__
+#ifdef SANDBOX_SANITIZED
     SCMP_SYS(sigaltstack),
     SCMP_SYS(getpid),
     SCMP_SYS(gettid),
@@ -160,7 +152,7 @@ static int confine(const struct sandbox_limits *limits, uint64_t mapped, pid_t p
     for (int sig = 1; sig < NSIG; sig++)
         signal(sig, sig == SIGPIPE || sig == SIGXFSZ ? SIG_IGN : SIG_DFL);
     r = set_limit(RLIMIT_CORE, 0);
-#ifndef __SANITIZE_ADDRESS__
+#ifndef SANDBOX_SANITIZED
     if (r >= 0 && mapped)
         r = set_limit(RLIMIT_AS, mapped + limits->memory);
 #else
@@ -199,7 +191,7 @@ int sandbox_start(struct sandbox *ret, const struct sandbox_limits *limits, cons
 
     memcpy(keep, fds, n_fds * sizeof(*fds));
     keep[n_fds++] = fd[1];
-#ifdef __SANITIZE_ADDRESS__
+#ifdef SANDBOX_SANITIZED
     keep[n_fds++] = STDERR_FILENO;
 #endif
     qsort(keep, n_fds, sizeof(*keep), compare_ints);

@@ -8,6 +8,16 @@
 
 #include "base/error.h"
 
+/* AddressSanitizer's shadow is terabytes of address space: no memory limit then, and its reports on stderr stay open.
+ */
+#ifdef __SANITIZE_ADDRESS__
+#define SANDBOX_SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANDBOX_SANITIZED
+#endif
+#endif
+
 struct sandbox {
     pid_t pid;     /* 0: none */
     int status_fd; /* readable at its end; -1: none */

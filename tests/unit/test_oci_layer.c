@@ -30,7 +30,7 @@ static ssize_t next_slice(void *ctx, const void **ret)
     struct slice *s = ctx;
     size_t n = s->buf->len - s->at < s->step ? s->buf->len - s->at : s->step;
 
-    *ret = s->buf->data + s->at;
+    *ret = n ? s->buf->data + s->at : NULL;
     s->at += n;
     return (ssize_t)n;
 }

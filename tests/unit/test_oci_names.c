@@ -24,9 +24,9 @@ static void test_digest(void **state)
     static const char *const bad[] = {
         "",
         "sha256:",
-        "sha256:" ABC "0",
+        ("sha256:" ABC "0"),
         "sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD",
-        "sha512:" ABC,
+        ("sha512:" ABC),
         ABC,
         "sha256:../../../../etc/passwd",
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015a/",
