@@ -54,7 +54,7 @@ struct sm_error {
 
 #define SM_ERROR_INIT                                                                                                  \
     {                                                                                                                  \
-        .code = 0, .text = {0}                                                                                         \
+        .code = 0, .text = { 0 }                                                                                       \
     }
 
 /* The library's version, "MAJOR.MINOR.PATCH". Never NULL, never freed. */
@@ -104,9 +104,9 @@ SM_API void sm_image_free(struct sm_image *image);
 
 /* An image's configuration (OCI image-spec, config.md). It may grow at its end in later versions. */
 struct sm_image_info {
-    const char *digest;            /* of the manifest: "sha256:..." */
-    const char *os, *architecture; /* "linux", "amd64" */
-    const char *variant;           /* "v8", or "" */
+    const char *digest;                                      /* of the manifest: "sha256:..." */
+    const char *os, *architecture;                           /* "linux", "amd64" */
+    const char *variant;                                     /* "v8", or "" */
     const char *const *entrypoint, *const *cmd, *const *env; /* never NULL; may be empty lists */
     const char *working_dir, *user, *stop_signal;            /* never NULL; may be "" */
     const char *const *exposed_ports;                        /* "80/tcp"; never NULL */
@@ -198,12 +198,12 @@ SM_API int sm_vm_dispatch(struct sm_vm *vm, int timeout_ms, struct sm_error *err
 SM_API long sm_vm_console_tail(struct sm_vm *vm, char *buf, size_t size, struct sm_error *err);
 
 struct sm_vm_stats {
-    size_t size; /* set before the call to sizeof(struct sm_vm_stats) */
-    uint64_t memory_bytes;  /* guest RAM, as configured */
-    uint64_t start_ns;      /* from sm_vm_start() to the guest's readiness */
-    uint64_t setup_ns;      /* of that: building the machine, up to the first instruction of the guest */
-    uint64_t uptime_ns;     /* since that first instruction */
-    uint64_t exits;         /* times that the guest left its processors for its worker */
+    size_t size;           /* set before the call to sizeof(struct sm_vm_stats) */
+    uint64_t memory_bytes; /* guest RAM, as configured */
+    uint64_t start_ns;     /* from sm_vm_start() to the guest's readiness */
+    uint64_t setup_ns;     /* of that: building the machine, up to the first instruction of the guest */
+    uint64_t uptime_ns;    /* since that first instruction */
+    uint64_t exits;        /* times that the guest left its processors for its worker */
     uint32_t vcpus;
     int32_t worker_pid;
     char sandbox[256]; /* what the worker is shut into, words with spaces between ("userns landlock seccomp ...") */
@@ -326,15 +326,15 @@ enum sm_check_status {
 };
 
 struct sm_check {
-    const char *name;    /* "kvm", "kernel", ...: stable, for programs */
+    const char *name; /* "kvm", "kernel", ...: stable, for programs */
     enum sm_check_status status;
-    const char *text;    /* one sentence, for people */
+    const char *text; /* one sentence, for people */
 };
 
 struct sm_doctor;
 
 struct sm_doctor_options {
-    size_t size; /* sizeof(struct sm_doctor_options) */
+    size_t size;                                     /* sizeof(struct sm_doctor_options) */
     const char *store, *kernel, *initramfs, *worker; /* as in sm_image_options and sm_vm_config */
 };
 

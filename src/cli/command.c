@@ -46,4 +46,3 @@ bool command_options(const struct command *cmd, int argc, char **argv, void *int
     }
     return true;
 }
-

@@ -71,10 +71,11 @@ const struct command command_doctor = {
     .name = "doctor",
     .operands = "",
     .summary = "say what this host can do",
-    .about = "Examines this host and says, a sentence each, whether it can run machines and what to do where it can't: "
-             "KVM, its kind and permissions, whether it can really run Linux (by a tiny guest), the worker, the guest's "
-             "kernel and agent, the image store, and what workers can be shut into.\n\nExits with 1 when something "
-             "must be mended before machines can run.",
+    .about =
+        "Examines this host and says, a sentence each, whether it can run machines and what to do where it can't: "
+        "KVM, its kind and permissions, whether it can really run Linux (by a tiny guest), the worker, the guest's "
+        "kernel and agent, the image store, and what workers can be shut into.\n\nExits with 1 when something "
+        "must be mended before machines can run.",
     .options = doctor_table,
     .run = run_doctor,
 };

@@ -83,8 +83,7 @@ static void complain(int c, char *const *argv, char *why, size_t why_size)
     if (optopt && optopt < FIRST_VALUE)
         snprintf(why, why_size, "-%c %s", optopt, what);
     else
-        snprintf(why, why_size, "%.*s %s", (int)strcspn(word, "="), word,
-                 c == '?' && optopt ? "takes no value" : what);
+        snprintf(why, why_size, "%.*s %s", (int)strcspn(word, "="), word, c == '?' && optopt ? "takes no value" : what);
 }
 
 int options_parse(int argc, char **argv, const struct option_def *table, void *into, bool *help, char *why,
@@ -98,8 +97,8 @@ int options_parse(int argc, char **argv, const struct option_def *table, void *i
     for (n = 0; table[n].name; n++) {
         if (n == MAX_OPTIONS)
             abort();
-        longs[n] = (struct option){table[n].name, table[n].arg ? required_argument : no_argument, NULL,
-                                   FIRST_VALUE + (int)n};
+        longs[n] =
+            (struct option){table[n].name, table[n].arg ? required_argument : no_argument, NULL, FIRST_VALUE + (int)n};
         if (table[n].letter) {
             shorts[k++] = table[n].letter;
             if (table[n].arg)

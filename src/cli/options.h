@@ -24,7 +24,7 @@ struct option_def {
     const char *name; /* long name; NULL ends a table */
     char letter;      /* 0: none */
     enum option_kind kind;
-    size_t offset; /* in the command's options struct */
+    size_t offset;    /* in the command's options struct */
     const char *arg;  /* what its value is called in help; NULL for flags */
     const char *help; /* one sentence, no full stop at its end */
 };

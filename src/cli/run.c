@@ -33,11 +33,13 @@ static const struct option_def run_table[] = {
      "Set an environment variable; without a value, as it is set here. May be given again"},
     {"env-file", 0, OPTION_LIST, AT(env_files), "FILE",
      "Set environment variables from a file of NAME=VALUE lines. May be given again; --env overrides"},
-    {"hostname", 0, OPTION_STRING, AT(hostname), "NAME", "Host name in the machine (default: twelve random hex digits)"},
+    {"hostname", 0, OPTION_STRING, AT(hostname), "NAME",
+     "Host name in the machine (default: twelve random hex digits)"},
     {"interactive", 'i', OPTION_FLAG, AT(interactive), NULL, "Send standard input to the command"},
     {"kernel", 0, OPTION_STRING, AT(kernel), "FILE", "Boot this guest kernel, an ELF vmlinux"},
     {"memory", 'm', OPTION_MEMORY, AT(memory_mib), "SIZE",
-     "Memory of the machine, as in 512m or 2g; a number alone is MiB (default 256m). Taken from the host as it is used"},
+     "Memory of the machine, as in 512m or 2g; a number alone is MiB (default 256m). Taken from the host as it is "
+     "used"},
     {"name", 0, OPTION_STRING, AT(name), "NAME", "Name of the machine, used in messages"},
     {"platform", 0, OPTION_STRING, AT(platform), "OS/ARCH[/VARIANT]",
      "Choose this platform of the image (default: this host's)"},
@@ -47,11 +49,13 @@ static const struct option_def run_table[] = {
     {"stop-timeout", 0, OPTION_DURATION, AT(stop_timeout_ms), "TIME",
      "After --timeout, time between the image's stop signal and SIGKILL (default 10s)"},
     {"timeout", 0, OPTION_DURATION, AT(timeout_ms), "TIME",
-     "Stop the command after this time, as in 30s, 1m30s or 500ms; a number alone is seconds. The exit code is then 124"},
+     "Stop the command after this time, as in 30s, 1m30s or 500ms; a number alone is seconds. The exit code is then "
+     "124"},
     {"tty", 't', OPTION_FLAG, AT(tty), NULL, "Give the command a terminal"},
     {"user", 'u', OPTION_STRING, AT(user), "USER[:GROUP]",
      "User, by name or number, to run the command as (default: the image's, or root)"},
-    {"verbose", 'v', OPTION_FLAG, AT(verbose), NULL, "Show the guest's console, its kernel's boot among it, on standard error"},
+    {"verbose", 'v', OPTION_FLAG, AT(verbose), NULL,
+     "Show the guest's console, its kernel's boot among it, on standard error"},
     {"workdir", 'w', OPTION_STRING, AT(cwd), "DIR", "Working directory; made when it is missing"},
     {0},
 };
@@ -221,13 +225,15 @@ static const char *const run_notes[] = {
     "128 + n: it was killed by signal n.\n\n"
     "Otherwise the command's own.",
     "SIGNALS",
-    "SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2 and SIGALRM are passed on to the command. When it has not ended "
+    "SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2 and SIGALRM are passed on to the command. When it has not "
+    "ended "
     "by the third of the first four, the machine is ended without it. With -it the keys of the terminal reach the "
     "command as they are: its own terminal makes signals of them.",
     "ENVIRONMENT",
     "SUPERMACHINE_HOME: directory of the image store (default $XDG_DATA_HOME/supermachine, else "
     "~/.local/share/supermachine).\n\n"
-    "SUPERMACHINE_KERNEL, SUPERMACHINE_INITRAMFS, SUPERMACHINE_VMM: the guest's kernel and agent and the worker, instead "
+    "SUPERMACHINE_KERNEL, SUPERMACHINE_INITRAMFS, SUPERMACHINE_VMM: the guest's kernel and agent and the worker, "
+    "instead "
     "of the installed ones.",
     "EXAMPLES",
     "supermachine run oci:./debian cat /etc/os-release\n\n"
@@ -240,9 +246,10 @@ const struct command command_run = {
     .name = "run",
     .operands = "IMAGE [COMMAND [ARG...]]",
     .summary = "run a command in a new machine",
-    .about = "Starts a machine with IMAGE as its root file system, runs COMMAND in it (or what the image is for), and "
-             "ends with the command's exit code. IMAGE is oci:DIR or oci:DIR:TAG, an OCI layout directory. The root can "
-             "be written; what is written is gone when the command ends.",
+    .about =
+        "Starts a machine with IMAGE as its root file system, runs COMMAND in it (or what the image is for), and "
+        "ends with the command's exit code. IMAGE is oci:DIR or oci:DIR:TAG, an OCI layout directory. The root can "
+        "be written; what is written is gone when the command ends.",
     .options = run_table,
     .notes = run_notes,
     .run = run_run,

@@ -33,9 +33,9 @@
 #include "lib/runspec.h"
 #include "lib/vm.h"
 
-#define LOST_GRACE_MS    500
-#define STOP_GRACE_MS    10000
-#define EXEC_MAX_SIGNAL  64
+#define LOST_GRACE_MS   500
+#define STOP_GRACE_MS   10000
+#define EXEC_MAX_SIGNAL 64
 
 struct sm_exec {
     struct list node; /* in vm->execs, from start to free */
@@ -47,7 +47,7 @@ struct sm_exec {
     int timer_fd;
     int stop_signal;
     uint32_t grace_ms;
-    bool ended;             /* `result` is final, but for output under way */
+    bool ended; /* `result` is final, but for output under way */
     bool timed_out;
     struct sm_error failure; /* .code set: how it ended can't be told */
     struct sm_error lost;    /* .code set: the connection was lost; on its way to be the failure */

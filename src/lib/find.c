@@ -54,8 +54,8 @@ static bool own_directory(char dir[PATH_MAX])
     char *slash;
 
     /* For the program itself dladdr has only argv[0]. */
-    bool shared = dladdr(__extension__(const void *) & own_directory, &info) && info.dli_fname &&
-                  strstr(info.dli_fname, ".so");
+    bool shared =
+        dladdr(__extension__(const void *) & own_directory, &info) && info.dli_fname && strstr(info.dli_fname, ".so");
     if (!realpath(shared ? info.dli_fname : "/proc/self/exe", dir))
         return false;
     slash = strrchr(dir, '/');
@@ -100,8 +100,8 @@ static bool search(enum find_what what, char path[PATH_MAX])
              (files[what].built_above && try_path(path, dir, files[what].built_above))))
             return true;
         /* PREFIX/bin, PREFIX/lib; Debian has PREFIX/lib/TRIPLET. */
-        if (!built && (try_path(path, dir, files[what].installed) ||
-                       (up(dir) && try_path(path, dir, files[what].installed))))
+        if (!built &&
+            (try_path(path, dir, files[what].installed) || (up(dir) && try_path(path, dir, files[what].installed))))
             return true;
     }
     return try_path(path, files[what].installed_dir, strrchr(files[what].installed, '/'));
@@ -121,9 +121,9 @@ int find_file(enum find_what what, const char *given, char ret_path[PATH_MAX], s
     }
     if (search(what, ret_path))
         return 0;
-    return sm_error_set(err, ENOENT, "cannot find %s: it is neither beside this program nor in %s; %s, or name it with %s$%s",
-                        files[what].noun, files[what].installed_dir, files[what].remedy, files[what].option,
-                        files[what].variable);
+    return sm_error_set(
+        err, ENOENT, "cannot find %s: it is neither beside this program nor in %s; %s, or name it with %s$%s",
+        files[what].noun, files[what].installed_dir, files[what].remedy, files[what].option, files[what].variable);
 }
 
 int find_open(enum find_what what, const char *given, char ret_path[PATH_MAX], struct sm_error *err)

@@ -109,9 +109,8 @@ static ssize_t put(struct sink *s, const void *data, size_t len)
     ssize_t n;
 
     do
-        n = s->kind == PUMP_SOCKET
-                ? send(s->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL)
-                : write(s->fd, data, s->kind == PUMP_BLOCKING && len > PIPE_BUF ? PIPE_BUF : len);
+        n = s->kind == PUMP_SOCKET ? send(s->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                   : write(s->fd, data, s->kind == PUMP_BLOCKING && len > PIPE_BUF ? PIPE_BUF : len);
     while (n < 0 && errno == EINTR);
     return n;
 }

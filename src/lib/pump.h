@@ -27,7 +27,7 @@ struct sink {
     int fd;
     uint8_t *data; /* what could not be written yet: [start, start + len) */
     size_t start, len, cap;
-    bool broken; /* the reader has gone, or writing failed: everything is dropped */
+    bool broken;                               /* the reader has gone, or writing failed: everything is dropped */
     void (*done)(struct sink *sink, size_t n); /* `n` more bytes were written or dropped */
     void (*broke)(struct sink *sink);          /* once, when it breaks */
     void *ctx;

@@ -144,8 +144,10 @@ static int check_name(const char *what, const char *s, const char *extra, struct
         return sm_error_set(err, EINVAL, "the %s '%.80s' must have 1 to %d characters", what, s, VM_NAME_MAX);
     for (size_t i = 0; i < n; i++)
         if (!isalnum((unsigned char)s[i]) && (i == 0 || !strchr(extra, s[i])))
-            return sm_error_set(err, EINVAL, "the %s '%s' may hold letters, digits and '%s', and begins with one of "
-                                "the first two", what, s, extra);
+            return sm_error_set(err, EINVAL,
+                                "the %s '%s' may hold letters, digits and '%s', and begins with one of "
+                                "the first two",
+                                what, s, extra);
     return 0;
 }
 
@@ -202,7 +204,9 @@ static int send_config(struct sm_vm *vm, const struct sm_vm_config *c, bool self
 {
     struct control_request req = {
         .type = CONTROL_CONFIG,
-        .config = {.memory_mib = c->memory_mib, .vcpus = c->vcpus, .guest_cid = VM_GUEST_CID,
+        .config = {.memory_mib = c->memory_mib,
+                   .vcpus = c->vcpus,
+                   .guest_cid = VM_GUEST_CID,
                    .flags = CONTROL_CONFIG_INITRAMFS | (self_test ? CONTROL_CONFIG_SELF_TEST : 0)}};
     int fds[4] = {-1, -1, -1, -1};
     char path[PATH_MAX];
@@ -321,10 +325,8 @@ static int await_agent(struct sm_vm *vm, uint32_t timeout_ms, struct sm_error *e
 
 static int set_up_guest(struct sm_vm *vm, struct sm_error *err)
 {
-    struct agent_setup setup = {.hostname = vm->hostname,
-                                .root_device = "/dev/vda",
-                                .root_fstype = "erofs",
-                                .resolv_conf = VM_RESOLV_CONF};
+    struct agent_setup setup = {
+        .hostname = vm->hostname, .root_device = "/dev/vda", .root_fstype = "erofs", .resolv_conf = VM_RESOLV_CONF};
     int r = vm_connect(vm, NULL, &vm->first, err);
 
     return r < 0 ? r : agent_setup(vm->first->agent, &setup, err);
@@ -465,11 +467,13 @@ static const struct {
     uint32_t bit;
     const char *word;
 } sandbox_words[] = {
-    {CONTROL_SANDBOX_FDS, "descriptors"}, {CONTROL_SANDBOX_RLIMITS, "rlimits"},   {CONTROL_SANDBOX_NODUMP, "nodump"},
-    {CONTROL_SANDBOX_OWNER, "owner"}, {CONTROL_SANDBOX_USERNS, "userns"}, {CONTROL_SANDBOX_MOUNTNS, "mountns"},
-    {CONTROL_SANDBOX_NETNS, "netns"},     {CONTROL_SANDBOX_IPCNS, "ipcns"},       {CONTROL_SANDBOX_UTSNS, "utsns"},
-    {CONTROL_SANDBOX_LANDLOCK, "landlock"}, {CONTROL_SANDBOX_CAPS, "nocaps"},
-    {CONTROL_SANDBOX_NONEWPRIV, "nonewprivs"}, {CONTROL_SANDBOX_SECCOMP, "seccomp"},
+    {CONTROL_SANDBOX_FDS, "descriptors"}, {CONTROL_SANDBOX_RLIMITS, "rlimits"},
+    {CONTROL_SANDBOX_NODUMP, "nodump"},   {CONTROL_SANDBOX_OWNER, "owner"},
+    {CONTROL_SANDBOX_USERNS, "userns"},   {CONTROL_SANDBOX_MOUNTNS, "mountns"},
+    {CONTROL_SANDBOX_NETNS, "netns"},     {CONTROL_SANDBOX_IPCNS, "ipcns"},
+    {CONTROL_SANDBOX_UTSNS, "utsns"},     {CONTROL_SANDBOX_LANDLOCK, "landlock"},
+    {CONTROL_SANDBOX_CAPS, "nocaps"},     {CONTROL_SANDBOX_NONEWPRIV, "nonewprivs"},
+    {CONTROL_SANDBOX_SECCOMP, "seccomp"},
 };
 
 static void sandbox_text(uint32_t bits, char *buf, size_t size)

@@ -456,7 +456,8 @@ static void on_socket(struct loop_source *src, uint32_t events)
     ssize_t n = io_recv_fds(w->sock, w->frame, sizeof(w->frame), NULL, 0, &n_fds);
 
     (void)events;
-    /* ECONNRESET: it ended with requests of ours unread. What it sent (EXITED) is still queued behind that, then EOF. */
+    /* ECONNRESET: it ended with requests of ours unread. What it sent (EXITED) is still queued behind that, then EOF.
+     */
     if (n == -EAGAIN || n == -ECONNRESET)
         return;
     if (n == -EMSGSIZE)

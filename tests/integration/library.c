@@ -200,7 +200,7 @@ static void check_stats_and_console(void)
     CHECK(strstr(stats.sandbox, "seccomp") && strstr(stats.sandbox, "nonewprivs") && strstr(stats.sandbox, "nocaps"));
     printf("%s\n", stats.sandbox);
     /* An emergency: quiet kernels print it, too. */
-    run(ARGS("sh", "-c", "echo '<0>words on the console' >/dev/kmsg"), NULL, 0);
+    run(ARGS("sh", "-c", "mknod /dev/kmsg c 1 11; echo '<0>words on the console' >/dev/kmsg"), NULL, 0);
     long n = sm_vm_console_tail(vm, console, sizeof(console) - 1, &err);
     CHECK(n > 0);
     console[n] = '\0';
@@ -257,8 +257,11 @@ static void check_free_kills(void)
     CHECK(sm_exec_start(&exec, vm, &config, &err) == 0);
     run(ARGS("sh", "-c", "until ps | grep -q '[s]leep 4321'; do sleep 0.1; done"), NULL, 0);
     sm_exec_free(exec);
-    CHECK(run(ARGS("sh", "-c", "i=0; while ps | grep '[s]leep 4321'; do i=$((i+1)); [ $i = 100 ] && exit 1; sleep 0.1; "
-                               "done"), NULL, 0).exit_code == 0);
+    CHECK(run(ARGS("sh", "-c",
+                   "i=0; while ps | grep '[s]leep 4321'; do i=$((i+1)); [ $i = 100 ] && exit 1; sleep 0.1; "
+                   "done"),
+              NULL, 0)
+              .exit_code == 0);
 }
 
 /* The command's time limit; and its stdin's end on request. */

@@ -27,7 +27,8 @@ static int read_text(struct env_list *l, const char *text, size_t len)
 
 static void file_is_read_as_docker_does(void **state)
 {
-    static const char *const want[] = {"A=1", "B=with space # and all", "C=", "D='quoted'", "HERE=yes", "E=x=y", "F=crlf"};
+    static const char *const want[] = {"A=1",   "B=with space # and all", "C=", "D='quoted'", "HERE=yes", "E=x=y",
+                                       "F=crlf"};
     struct env_list l = {0};
 
     setenv("HERE", "yes", 1);

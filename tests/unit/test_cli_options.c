@@ -141,8 +141,10 @@ static void tables_are_sound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(options_end_at_the_first_operand), cmocka_unit_test(lists_keep_their_order),
-        cmocka_unit_test(mistakes_are_named),               cmocka_unit_test(help_is_always_known),
+        cmocka_unit_test(options_end_at_the_first_operand),
+        cmocka_unit_test(lists_keep_their_order),
+        cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(help_is_always_known),
         cmocka_unit_test(tables_are_sound),
     };
 

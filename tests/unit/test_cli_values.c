@@ -15,9 +15,9 @@ static void memory_is_understood(void **state)
         const char *text;
         uint32_t mib;
     } good[] = {
-        {"128", 128},   {"512m", 512},     {"512M", 512},       {"512MiB", 512},  {"512mb", 512},
-        {"2g", 2048},   {"1G", 1024},      {"1048576k", 1024},  {"1b", 1},        {"1048577b", 2},
-        {"1025k", 2},   {"67108864", 67108864}, {"1t", 1048576}, {"0001", 1},
+        {"128", 128}, {"512m", 512},          {"512M", 512},      {"512MiB", 512}, {"512mb", 512},
+        {"2g", 2048}, {"1G", 1024},           {"1048576k", 1024}, {"1b", 1},       {"1048577b", 2},
+        {"1025k", 2}, {"67108864", 67108864}, {"1t", 1048576},    {"0001", 1},
     };
     uint32_t v;
 
@@ -47,8 +47,8 @@ static void durations_are_understood(void **state)
         const char *text;
         uint32_t ms;
     } good[] = {
-        {"10", 10000},      {"10s", 10000},  {"1.5s", 1500}, {"0.25", 250}, {"500ms", 500},
-        {"1m30s", 90000},   {"2h", 7200000}, {"1h1m1s1ms", 3661001}, {"720h", 2592000000u},
+        {"10", 10000},    {"10s", 10000},  {"1.5s", 1500},         {"0.25", 250},         {"500ms", 500},
+        {"1m30s", 90000}, {"2h", 7200000}, {"1h1m1s1ms", 3661001}, {"720h", 2592000000u},
     };
     uint32_t v;
 
@@ -87,8 +87,8 @@ static void counts_are_whole(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory_is_understood),      cmocka_unit_test(bad_memory_is_refused),
-        cmocka_unit_test(durations_are_understood),  cmocka_unit_test(bad_durations_are_refused),
+        cmocka_unit_test(memory_is_understood),     cmocka_unit_test(bad_memory_is_refused),
+        cmocka_unit_test(durations_are_understood), cmocka_unit_test(bad_durations_are_refused),
         cmocka_unit_test(counts_are_whole),
     };
 

@@ -370,18 +370,12 @@ static void bad_descriptors_are_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(pipe_is_written_without_blocking),
-        TEST(pipe_that_blocks_is_written_in_pieces),
-        TEST(socket_is_written_without_blocking),
-        TEST(files_and_null_take_all_at_once),
-        TEST(reader_that_goes_breaks_it_once),
-        TEST(full_disk_breaks_it),
-        TEST(one_descriptor_serves_two),
-        TEST(source_pauses_and_resumes),
-        TEST(ending_gives_what_was_read_first),
-        TEST(file_is_read_in_chunks),
-        TEST(terminal_works_both_ways),
-        TEST(bad_descriptors_are_named),
+        TEST(pipe_is_written_without_blocking),   TEST(pipe_that_blocks_is_written_in_pieces),
+        TEST(socket_is_written_without_blocking), TEST(files_and_null_take_all_at_once),
+        TEST(reader_that_goes_breaks_it_once),    TEST(full_disk_breaks_it),
+        TEST(one_descriptor_serves_two),          TEST(source_pauses_and_resumes),
+        TEST(ending_gives_what_was_read_first),   TEST(file_is_read_in_chunks),
+        TEST(terminal_works_both_ways),           TEST(bad_descriptors_are_named),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,7 @@
 
 #include "lib/runspec.h"
 
-#define LIST(...) ((const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
+#define LIST(...)  ((const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
 #define WORDS(...) ((char *[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
 
 static struct oci_config image(void)
@@ -20,12 +20,8 @@ static struct oci_config image(void)
     static char *none[] = {NULL};
     static char empty[] = "";
 
-    return (struct oci_config){.entrypoint = none,
-                               .cmd = none,
-                               .env = none,
-                               .working_dir = empty,
-                               .user = empty,
-                               .stop_signal = empty};
+    return (struct oci_config){
+        .entrypoint = none, .cmd = none, .env = none, .working_dir = empty, .user = empty, .stop_signal = empty};
 }
 
 /* "a b c": easy to compare. */

@@ -218,9 +218,9 @@ static void exited_tells_why(void **state)
     uint32_t id = ask(f, CONTROL_START, false);
     size_t len;
 
-    reply(f, &(struct control_report){
-                 .type = CONTROL_EXITED,
-                 .exited = {CONTROL_EXIT_PANIC, (char[]){"VFS: no root\n"}, (char[]){"first\nlast \x01words\n\n"}, 19}});
+    reply(f, &(struct control_report){.type = CONTROL_EXITED,
+                                      .exited = {CONTROL_EXIT_PANIC, (char[]){"VFS: no root\n"},
+                                                 (char[]){"first\nlast \x01words\n\n"}, 19}});
     hang_up(f);
     assert_int_equal(worker_await(f->w, id, CONTROL_OK, NULL, &err), -EIO);
     assert_string_equal(err.text,
