@@ -33,6 +33,8 @@ images: ## make the test images from Debian packages (cached)
 	@tests/images/make $(TEST_IMAGES)
 	@scripts/meson-build $(OUT)
 	@tests/images/expect $(TEST_IMAGES)
+	@for i in $(TEST_IMAGES); do \
+		SUPERMACHINE_HOME=$(B)/store $(OUT)/tests/tools/convert oci:$(B)/images/$$i >/dev/null || exit; done
 
 check: ## set up if needed, then run all tests; ends with a line that counts them
 	@scripts/check
@@ -64,8 +66,9 @@ bench: all ## measure: NAME=boot|overhead|convert (all); ICOUNT=1 counts instruc
 soak: ## long runs: SOAK_RUNS (1000) machines in a row
 	@SOAK=1 scripts/check integration
 
+testbed: export CMD_LINE = $(value CMD)
 testbed: ## run CMD='…' in the emulated machine with KVM
-	@tests/testbed/run -- bash -c '$(CMD)'
+	@tests/testbed/run -- "$$CMD_LINE"
 
 demo: ## set up, build everything, make a small image, run it
 	@scripts/demo

@@ -6,7 +6,6 @@ the monitor. The agent has no lifecycle device there and can't say when it liste
 it does; the agent's last word on the console before that says when to begin.
 """
 import os
-import pathlib
 import socket
 import struct
 import subprocess
@@ -57,8 +56,8 @@ def connect(cid, deadline):
             time.sleep(RETRY)
 
 
-def run(disk, argv, memory_mib=256, vcpus=1, cid=77):
-    """Boot, run argv, stop. Returns (wall seconds, standard output, QEMU's private KiB while the command ran)."""
+def run(disk, argv, memory_mib=256, vcpus=1, cid=77, measure=None):
+    """Boot, run argv, stop. Returns (wall seconds, standard output, measure(QEMU's pid) as the command starts)."""
     start = time.monotonic()
     deadline = start + BOOT_TIMEOUT
     qemu = subprocess.Popen(
@@ -82,28 +81,23 @@ def run(disk, argv, memory_mib=256, vcpus=1, cid=77):
                        struct.pack("<I", 0))
             sock.sendall(frame(HELLO, struct.pack("<II", MAGIC, VERSION)) + frame(SETUP, setup) + frame(EXEC, command))
             output = b""
-            private = 0
+                measured = None
             while True:
                 length, kind, _ = struct.unpack("<IHH", read_exactly(sock, 8))
                 payload = read_exactly(sock, length)
                 if kind == STDOUT:
                     output += payload
-                elif kind == STARTED:
-                    private = private_kib(qemu.pid)
+                elif kind == STARTED and measure:
+                    measured = measure(qemu.pid)
                 elif kind in (ERROR, START_ERROR):
                     raise SystemExit(f"the peer's agent refused: {payload!r}")
                 elif kind == EXITED:
                     break
         qemu.terminate()
         qemu.wait(10)
-        return time.monotonic() - start, output, private
+        return time.monotonic() - start, output, measured
     finally:
         qemu.kill()
         qemu.wait()
         qemu.stdout.close()
 
-
-def private_kib(pid):
-    """Private resident memory of a process, guest memory included (it is private too)."""
-    rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
