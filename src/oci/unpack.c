@@ -144,6 +144,8 @@ static int take_xattrs(struct oci_entry *e, struct archive_entry *entry, struct 
     while (archive_entry_xattr_next(entry, &name, &value, &len) == ARCHIVE_OK) {
         if (len > OCI_XATTR_VALUE_MAX)
             return refuse(err, e->path, "has an extended attribute of more than 65535 bytes");
+        if (!len) /* POSIX pax: an empty value takes a record back; every other unpacker of images does so */
+            continue;
         xattrs[e->n_xattrs++] = (struct oci_xattr){.name = name, .value = value, .len = (uint32_t)len};
     }
     return 0;
@@ -170,6 +172,10 @@ static int take_entry(struct oci_entry *e, struct archive_entry *entry, struct o
     e->mode = (uint16_t)(archive_entry_mode(entry) & 07777);
     e->mtime = archive_entry_mtime(entry);
     e->mtime_ns = ns >= 0 && ns < 1000000000 ? (uint32_t)ns : 0;
+    if (e->mtime < 0 && e->mtime_ns) { /* libarchive reads "-1.25" as -1 and .25; time counts up from -2 */
+        e->mtime--;
+        e->mtime_ns = 1000000000 - e->mtime_ns;
+    }
     return e->type == OCI_HARDLINK ? 0 : take_xattrs(e, entry, xattrs, err);
 }
 

@@ -107,7 +107,7 @@ def first_layer(epoch):
         tar.add("t/owner/%d-%d" % (uid, gid), uid=uid, gid=gid)
     tar.symlink("t/owner/link", "nowhere", uid=1000, gid=1001)
     tar.directory("t/time")
-    for mtime in (0, 1, 1 << 31, 1 << 32, (1 << 33) + 5, -1, -86400, "0.000000001", "-0.5", "1700000000.123456789",
+    for mtime in (0, 1, 1 << 31, 1 << 32, (1 << 33) + 5, -1, -86400, "0.000000001", "-1.5", "1700000000.123456789",
                   "-1000000000.25", "1700000000.5"):
         tar.add("t/time/%s" % mtime, mtime=mtime)
     tar.directory("t/time/directory", mtime="1600000000.987654321")

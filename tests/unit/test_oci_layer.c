@@ -192,9 +192,13 @@ static void test_pax(void **state)
 
     tar_pax(&tar, "mtime", "1700000000.123456789");
     tar_add(&tar, "t", '5', NULL, NULL, 0);
+    tar_pax(&tar, "mtime", "-1.25");
+    tar_add(&tar, "t", '5', NULL, NULL, 0);
     tar_pax(&tar, "uid", "4294967294");
     tar_add(&tar, "u", '5', NULL, NULL, 0);
     tar_pax(&tar, "SCHILY.xattr.user.k", "v\xff=w");
+    tar_add(&tar, "x", '5', NULL, NULL, 0);
+    tar_pax(&tar, "SCHILY.xattr.user.k", ""); /* an empty value means none */
     tar_add(&tar, "x", '5', NULL, NULL, 0);
     tar_pax(&tar, "linkpath", "e\xcc\x81");
     tar_add(&tar, "l", '2', "short", NULL, 0);
@@ -205,12 +209,17 @@ static void test_pax(void **state)
     assert_int_equal(e.mtime, 1700000000);
     assert_int_equal(e.mtime_ns, 123456789);
     e = next_entry(&c);
+    assert_int_equal(e.mtime, -2);
+    assert_int_equal(e.mtime_ns, 750000000);
+    e = next_entry(&c);
     assert_int_equal(e.uid, 4294967294u);
     e = next_entry(&c);
     assert_int_equal(e.n_xattrs, 1);
     assert_string_equal(e.xattrs[0].name, "user.k");
     assert_int_equal(e.xattrs[0].len, 4);
     assert_memory_equal(e.xattrs[0].value, "v\xff=w", 4);
+    e = next_entry(&c);
+    assert_int_equal(e.n_xattrs, 0);
     e = next_entry(&c);
     assert_string_equal(e.link, "e\xcc\x81");
     converted_done(&c);
