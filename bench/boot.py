@@ -31,7 +31,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         os.environ["SUPERMACHINE_HOME"] = f"{tmp}/store"
         disk = f"{tmp}/root.img"
-        subprocess.run([BUILD / "out/tests/tools/convert", "--dump", disk, IMAGE], check=True,
+        subprocess.run([BUILD / "out/tests/tools/convert", IMAGE, disk], check=True,
                        stdout=subprocess.DEVNULL)
         note("boot: busybox image, 256 MiB, 1 processor, /bin/true; " + os.uname().release)
 

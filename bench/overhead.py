@@ -7,6 +7,7 @@ measured the same way in the same run. Bar: 3 MiB.
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import tempfile
 
@@ -31,6 +32,15 @@ def overhead_kib(pid):
     return sum(private for _, private in maps) - guest[1]
 
 
+def loadable_kib(path):
+    """Size of a program without symbols and debug information: where its last loadable segment ends in the file
+    (ELF-64: program headers at e_phoff, PT_LOAD is 1)."""
+    elf = pathlib.Path(path).read_bytes()
+    offset, size, count = *struct.unpack_from("<Q", elf, 32), *struct.unpack_from("<HH", elf, 54)
+    headers = (struct.unpack_from("<IIQQQQ", elf, offset + i * size) for i in range(count))
+    return max(start + length for kind, _, start, _, _, length in headers if kind == 1) / 1024
+
+
 def ours():
     """Start a machine whose command says that it runs and then waits for its stdin to end."""
     run = subprocess.Popen([CLI, "run", "-i", "-m", str(MEMORY_MIB), IMAGE, "sh", "-c", "echo up; cat"],
@@ -48,16 +58,14 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         os.environ["SUPERMACHINE_HOME"] = f"{tmp}/store"
         disk = f"{tmp}/root.img"
-        subprocess.run([BUILD / "out/tests/tools/convert", "--dump", disk, IMAGE], check=True,
+        subprocess.run([BUILD / "out/tests/tools/convert", IMAGE, disk], check=True,
                        stdout=subprocess.DEVNULL)
         note(f"overhead: busybox image, {MEMORY_MIB} MiB, 1 processor; " + os.uname().release)
         peers = [qemu_peer.run(disk, ["/bin/true"], MEMORY_MIB, measure=overhead_kib)[2] / 1024
                  for _ in range(ROUNDS)]
         emit("overhead", "worker-private", "MiB", [ours() for _ in range(ROUNDS)], "qemu microvm", peers, bar=3)
         for name, path in (("worker", VMM), ("command", CLI), ("library", BUILD / "out/src/lib/libsupermachine.so")):
-            stripped = f"{tmp}/{name}"
-            subprocess.run(["strip", "-o", stripped, path], check=True)
-            emit("overhead", f"{name}-size", "KiB", [os.stat(stripped).st_size / 1024])
+            emit("overhead", f"{name}-size", "KiB", [loadable_kib(path)])
 
 
 main()

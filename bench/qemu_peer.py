@@ -81,7 +81,7 @@ def run(disk, argv, memory_mib=256, vcpus=1, cid=77, measure=None):
                        struct.pack("<I", 0))
             sock.sendall(frame(HELLO, struct.pack("<II", MAGIC, VERSION)) + frame(SETUP, setup) + frame(EXEC, command))
             output = b""
-                measured = None
+            measured = None
             while True:
                 length, kind, _ = struct.unpack("<IHH", read_exactly(sock, 8))
                 payload = read_exactly(sock, length)
