@@ -1,5 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* JSON: the one file of this area that sees json-c. */
+/*
+ * JSON: the one file of this area that sees json-c.
+ *
+ * Theory of operation
+ *
+ * What: a document is parsed whole by json-c's strict mode, after its size was checked; then scanned for what that mode
+ * still lets pass (scan, below), so that nothing is read here that another program would read otherwise. Values are
+ * reached through getters that check the type, and, for strings and lists, the limits.
+ *
+ * Invariants: a struct json is a json-c value under another name, alive as long as its document. Getters leave their
+ * outputs alone when they fail.
+ *
+ * Limits: OCI_JSON_* in limits.h; depth is json-c's to watch and bounds the recursion here.
+ */
 #include "oci/json.h"
 
 #include <errno.h>
