@@ -97,7 +97,8 @@ static void fill_stdio(void)
         close(fd);
 }
 
-/* A line in the kernel's log has the guest's own time since boot: what benches compare. Quiet kernels don't print it. */
+/* A line in the kernel's log has the guest's own time since boot: what benches compare. Quiet kernels don't print it.
+ */
 static void log_ready(void)
 {
     static const char line[] = "<6>supermachine agent: ready\n";

@@ -219,10 +219,14 @@ static void timers_fire_in_order_and_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(error_is_set_and_wrapped), cmocka_unit_test(error_cut_keeps_utf8_whole),
-        cmocka_unit_test(buffers_round_trip),       cmocka_unit_test(reader_refuses_bad_strings),
-        cmocka_unit_test(buf_keeps_its_cap),        cmocka_unit_test(arithmetic_is_checked),
-        cmocka_unit_test(descriptors_travel),       cmocka_unit_test(removed_source_is_not_run),
+        cmocka_unit_test(error_is_set_and_wrapped),
+        cmocka_unit_test(error_cut_keeps_utf8_whole),
+        cmocka_unit_test(buffers_round_trip),
+        cmocka_unit_test(reader_refuses_bad_strings),
+        cmocka_unit_test(buf_keeps_its_cap),
+        cmocka_unit_test(arithmetic_is_checked),
+        cmocka_unit_test(descriptors_travel),
+        cmocka_unit_test(removed_source_is_not_run),
         cmocka_unit_test(timers_fire_in_order_and_once),
     };
 
