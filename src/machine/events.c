@@ -3,6 +3,7 @@
 #include "machine/events.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "lifecycle_regs.h"
@@ -117,7 +118,7 @@ enum machine_end events_ended(struct events *ev, char *text)
     pthread_mutex_lock(&ev->lock);
     enum machine_end end = ev->end;
     if (end != MACHINE_RUNNING && text)
-        memcpy(text, ev->end_text, sizeof(ev->end_text));
+        snprintf(text, sizeof(ev->end_text), "%s", ev->end_text);
     pthread_mutex_unlock(&ev->lock);
     return end;
 }
