@@ -162,8 +162,10 @@ static int start_command(struct run *run, char **argv)
         return complain("cannot take signals: %s", strerror(errno));
     if (sm_exec_start(&run->exec, run->vm, &config, &err) < 0)
         return complain("%s", err.text);
-    if (run->o.tty && run->o.interactive && tty_raw(STDIN_FILENO) < 0)
+    if (run->o.tty && run->o.interactive && tty_set(STDIN_FILENO, TTY_RAW) < 0)
         return complain("cannot set the terminal: %s", strerror(errno));
+    if (run->o.tty && !run->o.interactive)
+        tty_set(STDOUT_FILENO, TTY_OUTPUT); /* no terminal: nothing to set */
     return 0;
 }
 
@@ -204,8 +206,13 @@ static int run_run(int argc, char **argv)
         code = start_machine(&run);
     if (code == 0)
         code = start_command(&run, argv + first + 1);
-    if (code == 0)
+    if (code == 0) {
         code = wait_for_end(&run);
+        /* Our death is the machine's (see sm_vm_start); waiting until its memory is given back takes longer than the
+           rest of the end, and nobody needs it. */
+        fflush(NULL);
+        _exit(code);
+    }
 out:
     tty_restore();
     sm_exec_free(run.exec);

@@ -14,13 +14,13 @@
 #include <unistd.h>
 
 static struct termios saved;
-static volatile sig_atomic_t raw_fd = -1;
+static volatile sig_atomic_t changed_fd = -1;
 
 void tty_restore(void)
 {
-    if (raw_fd >= 0)
-        tcsetattr(raw_fd, TCSADRAIN, &saved);
-    raw_fd = -1;
+    if (changed_fd >= 0)
+        tcsetattr(changed_fd, TCSANOW, &saved);
+    changed_fd = -1;
 }
 
 /* SA_RESETHAND has put the default action back: the return runs into the same fault again, and dies of it. */
@@ -30,21 +30,27 @@ static void on_crash(int signo)
     raise(signo);
 }
 
-int tty_raw(int fd)
+int tty_set(int fd, enum tty_mode mode)
 {
     static const int crashes[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP};
     struct sigaction act = {.sa_handler = on_crash, .sa_flags = SA_RESETHAND};
-    struct termios raw;
+    struct termios changed;
 
+    /* Setting it from the background stops us (SIGTTOU): worth it for keys, which could not be read either. */
+    if (mode == TTY_OUTPUT && tcgetpgrp(fd) != getpgrp())
+        return 0;
     if (tcgetattr(fd, &saved) < 0)
         return -1;
-    raw = saved;
-    cfmakeraw(&raw);
-    raw_fd = fd;
+    changed = saved;
+    if (mode == TTY_RAW)
+        cfmakeraw(&changed);
+    else
+        changed.c_oflag &= ~(tcflag_t)OPOST;
+    changed_fd = fd;
     for (size_t i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
         sigaction(crashes[i], &act, NULL);
     atexit(tty_restore);
-    return tcsetattr(fd, TCSADRAIN, &raw);
+    return tcsetattr(fd, TCSANOW, &changed);
 }
 
 bool tty_size(int fd, uint16_t *ret_rows, uint16_t *ret_cols)

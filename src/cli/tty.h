@@ -6,8 +6,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Every key goes through as a byte. -1 and errno when `fd` is no terminal. */
-int tty_raw(int fd);
+enum tty_mode {
+    TTY_RAW,    /* every key goes through as a byte, output is shown as it is */
+    TTY_OUTPUT, /* output is shown as it is (the guest's terminal has made it ready); keys keep their meaning */
+};
+
+/* -1 and errno when `fd` is no terminal. */
+int tty_set(int fd, enum tty_mode mode);
 
 /* As it was before; harmless when it was not raw. */
 void tty_restore(void);
