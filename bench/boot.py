@@ -15,7 +15,6 @@ from common import BUILD, CLI, IMAGES, emit, note, paired, timed
 import qemu_peer
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
-BOOT_ROUNDS = int(os.environ.get("BOOT_ROUNDS", "5"))
 READY = re.compile(r"\[\s*(\d+\.\d+)\] supermachine agent: ready")
 IMAGE = f"oci:{IMAGES}/busybox"
 
@@ -42,7 +41,7 @@ def main():
         def our_log():
             return subprocess.run([CLI, "run", IMAGE, "dmesg"], check=True, capture_output=True, text=True).stdout
 
-        a, b = paired(BOOT_ROUNDS, lambda: ready_seconds(our_log()),
+        a, b = paired(ROUNDS, lambda: ready_seconds(our_log()),
                       lambda: ready_seconds(qemu_peer.run(disk, ["/bin/dmesg"])[1].decode()))
         emit("boot", "guest-boot", "s", a, "qemu microvm", b, bar=1.05)
 
