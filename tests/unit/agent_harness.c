@@ -2,9 +2,11 @@
 /* Both ends of the agent protocol for unit tests: see agent_harness.h. */
 #include "agent_harness.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,10 +23,11 @@
 
 static const char *const cgroup_roots[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
 
-static void cgroup_name(char name[128], const char *root, pid_t server)
-{
-    snprintf(name, 128, "%s/sm-test-%d", root, server);
-}
+/*
+ * The server's control groups, made by it in a directory that its parent has named before: not by a process id, which
+ * comes again.
+ */
+static char cgroup_dir[64];
 
 /* A directory for groups, or -1. */
 static int open_cgroup(void)
@@ -35,11 +38,46 @@ static int open_cgroup(void)
         snprintf(name, sizeof(name), "%s/cgroup.procs", cgroup_roots[i]);
         if (access(name, W_OK) < 0)
             continue;
-        cgroup_name(name, cgroup_roots[i], getpid());
+        snprintf(name, sizeof(name), "%s/%s", cgroup_roots[i], cgroup_dir);
         if (mkdir(name, 0755) == 0)
             return open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     }
     return -1;
+}
+
+/* Kill what tests have left running on purpose, and remove the groups. */
+static void remove_cgroup(const char *root)
+{
+    char name[128], events[256] = "populated 1";
+    struct dirent *e;
+
+    snprintf(name, sizeof(name), "%s/%s", root, cgroup_dir);
+    int dir = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0)
+        return;
+    int kill_fd = openat(dir, "cgroup.kill", O_WRONLY | O_CLOEXEC);
+    int events_fd = openat(dir, "cgroup.events", O_RDONLY | O_CLOEXEC);
+    assert_true(kill_fd >= 0 && events_fd >= 0);
+    assert_int_equal(write(kill_fd, "1", 1), 1);
+    for (;;) {
+        struct pollfd p = {.fd = events_fd, .events = POLLPRI};
+        ssize_t n = pread(events_fd, events, sizeof(events) - 1, 0);
+
+        assert_true(n > 0);
+        events[n] = '\0';
+        if (strstr(events, "populated 0"))
+            break;
+        assert_int_equal(poll(&p, 1, (int)(H_DEADLINE_NS / 1000000)), 1);
+    }
+    close(kill_fd);
+    close(events_fd);
+    DIR *d = fdopendir(dir);
+    assert_non_null(d);
+    while ((e = readdir(d)))
+        if (e->d_name[0] >= '0' && e->d_name[0] <= '9')
+            assert_int_equal(unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR), 0);
+    closedir(d);
+    assert_int_equal(rmdir(name), 0);
 }
 
 static int fake_setup(void *ctx, const struct ga_setup *setup, int *ret_cgroup, struct ga_error *err)
@@ -162,6 +200,7 @@ void h_start(struct harness *h, bool setup)
         theirs[i] = sv[1];
     }
     fflush(NULL);
+    snprintf(cgroup_dir, sizeof(cgroup_dir), "sm-test-%d-%llx", getpid(), (unsigned long long)io_now_ns());
     h->server = fork();
     assert_true(h->server >= 0);
     if (h->server == 0) {
@@ -181,14 +220,13 @@ void h_start(struct harness *h, bool setup)
     for (size_t i = 0; i < 2; i++) {
         char name[128];
 
-        cgroup_name(name, cgroup_roots[i], h->server);
+        snprintf(name, sizeof(name), "%s/%s", cgroup_roots[i], cgroup_dir);
         h->has_cgroup |= access(name, F_OK) == 0;
     }
 }
 
 void h_stop(struct harness *h)
 {
-    char name[128];
     int status;
 
     for (int i = 0; i < H_CONNS; i++) {
@@ -204,10 +242,8 @@ void h_stop(struct harness *h)
     assert_int_equal(waitpid(h->server, &status, 0), h->server);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
-    for (size_t i = 0; i < 2; i++) {
-        cgroup_name(name, cgroup_roots[i], h->server);
-        rmdir(name);
-    }
+    for (size_t i = 0; i < 2; i++)
+        remove_cgroup(cgroup_roots[i]);
 }
 
 static void on_late(struct loop_timer *t)
