@@ -8,7 +8,6 @@ They drive what was built, as its users do. Environment:
 
 Tests that start machines carry the marker `kvm`; the others run anywhere.
 """
-import fcntl
 import os
 import pathlib
 import re
@@ -67,27 +66,6 @@ def home(tmp_path_factory):
                     f"lowerdir={made},upperdir={top}/upper,workdir={top}/work", top / "store"], check=True)
     yield top / "store"
     subprocess.run(["umount", "-l", top / "store"], check=True)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def machine_that_stays():
-    """In the testbed, one idle machine for the whole session.
-
-    With the first machine of a host and after its last, KVM has the host's kernel patch its scheduler's code
-    (preempt_notifier_key). The emulator that runs the testbed now and then goes on with the breakpoint that stood there
-    for a moment: all its processors take that for ever, and the testbed is dead. As long as one machine is there,
-    nothing is patched.
-    """
-    if not os.environ.get("SUPERMACHINE_TESTBED") or not os.path.exists("/dev/kvm"):
-        yield
-        return
-    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    machine = fcntl.ioctl(kvm, 0xAE01, 0)  # KVM_CREATE_VM
-    fcntl.ioctl(machine, 0xAE60, 0)  # KVM_CREATE_IRQCHIP
-    processor = fcntl.ioctl(machine, 0xAE41, 0)  # KVM_CREATE_VCPU: never runs
-    yield
-    for fd in (processor, machine, kvm):
-        os.close(fd)
 
 
 def environment(home, extra=None):
