@@ -11,12 +11,11 @@ import re
 import subprocess
 import tempfile
 
-from common import BUILD, CLI, IMAGES, emit, note, paired, timed
+from common import CLI, converted, emit, note, paired, timed
 import qemu_peer
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 READY = re.compile(r"\[\s*(\d+\.\d+)\] supermachine agent: ready")
-IMAGE = f"oci:{IMAGES}/busybox"
 
 
 def ready_seconds(kernel_log):
@@ -28,18 +27,15 @@ def ready_seconds(kernel_log):
 
 def main():
     with tempfile.TemporaryDirectory() as tmp:
-        os.environ["SUPERMACHINE_HOME"] = f"{tmp}/store"
-        disk = f"{tmp}/root.img"
-        subprocess.run([BUILD / "out/tests/tools/convert", IMAGE, disk], check=True,
-                       stdout=subprocess.DEVNULL)
+        image, disk = converted("busybox", tmp)
         note("boot: busybox image, 256 MiB, 1 processor, /bin/true; " + os.uname().release)
 
-        a, b = paired(ROUNDS, lambda: timed([CLI, "run", IMAGE, "/bin/true"]),
+        a, b = paired(ROUNDS, lambda: timed([CLI, "run", image, "/bin/true"]),
                       lambda: qemu_peer.run(disk, ["/bin/true"])[0])
         emit("boot", "wall", "s", a, "qemu microvm", b, bar=0.6)
 
         def our_log():
-            return subprocess.run([CLI, "run", IMAGE, "dmesg"], check=True, capture_output=True, text=True).stdout
+            return subprocess.run([CLI, "run", image, "dmesg"], check=True, capture_output=True, text=True).stdout
 
         a, b = paired(ROUNDS, lambda: ready_seconds(our_log()),
                       lambda: ready_seconds(qemu_peer.run(disk, ["/bin/dmesg"])[1].decode()))

@@ -75,3 +75,11 @@ def timed(cmd, timeout=300, **kwargs):
         raise SystemExit(f"{' '.join(map(str, cmd))} failed ({process.returncode}): "
                          f"{output.decode(errors='replace')[-2000:]}")
     return wall
+
+
+def converted(name, directory):
+    """A test image, converted into a store below `directory`: its reference for us, its root disk as a file for QEMU."""
+    reference, disk = f"oci:{IMAGES}/{name}", f"{directory}/{name}.img"
+    os.environ["SUPERMACHINE_HOME"] = f"{directory}/store"
+    subprocess.run([BUILD / "out/tests/tools/convert", reference, disk], check=True, stdout=subprocess.DEVNULL)
+    return reference, disk

@@ -11,12 +11,11 @@ import struct
 import subprocess
 import tempfile
 
-from common import BUILD, CLI, IMAGES, VMM, emit, note
+from common import BUILD, CLI, VMM, converted, emit, note
 import qemu_peer
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 MEMORY_MIB = 256
-IMAGE = f"oci:{IMAGES}/busybox"
 
 
 def overhead_kib(pid):
@@ -41,9 +40,9 @@ def loadable_kib(path):
     return max(start + length for kind, _, start, _, _, length in headers if kind == 1) / 1024
 
 
-def ours():
+def ours(image):
     """Start a machine whose command says that it runs and then waits for its stdin to end."""
-    run = subprocess.Popen([CLI, "run", "-i", "-m", str(MEMORY_MIB), IMAGE, "sh", "-c", "echo up; cat"],
+    run = subprocess.Popen([CLI, "run", "-i", "-m", str(MEMORY_MIB), image, "sh", "-c", "echo up; cat"],
                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert run.stdout.readline() == b"up\n"
     children = pathlib.Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
@@ -56,14 +55,11 @@ def ours():
 
 def main():
     with tempfile.TemporaryDirectory() as tmp:
-        os.environ["SUPERMACHINE_HOME"] = f"{tmp}/store"
-        disk = f"{tmp}/root.img"
-        subprocess.run([BUILD / "out/tests/tools/convert", IMAGE, disk], check=True,
-                       stdout=subprocess.DEVNULL)
+        image, disk = converted("busybox", tmp)
         note(f"overhead: busybox image, {MEMORY_MIB} MiB, 1 processor; " + os.uname().release)
         peers = [qemu_peer.run(disk, ["/bin/true"], MEMORY_MIB, measure=overhead_kib)[2] / 1024
                  for _ in range(ROUNDS)]
-        emit("overhead", "worker-private", "MiB", [ours() for _ in range(ROUNDS)], "qemu microvm", peers, bar=3)
+        emit("overhead", "worker-private", "MiB", [ours(image) for _ in range(ROUNDS)], "qemu microvm", peers, bar=3)
         for name, path in (("worker", VMM), ("command", CLI), ("library", BUILD / "out/src/lib/libsupermachine.so")):
             emit("overhead", f"{name}-size", "KiB", [loadable_kib(path)])
 
