@@ -17,7 +17,7 @@ AGENT_PORT, MAGIC, VERSION = 1024, 0x41474D53, 1
 HELLO, CREDIT, SETUP, EXEC, OK, ERROR = 1, 2, 16, 32, 64, 65
 STARTED, STDOUT, STDERR, EXITED, START_ERROR = 66, 67, 68, 69, 70
 BOOT_TIMEOUT, RETRY = 60, 0.001
-CMDLINE = "console=ttyS0 quiet panic=-1 reboot=t nomodule swiotlb=noforce tsc=nowatchdog"
+CMDLINE = "console=ttyS0 quiet panic=-1 reboot=t nomodule swiotlb=noforce tsc=nowatchdog dummy.numdummies=0"
 
 
 def text(s):

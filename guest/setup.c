@@ -10,7 +10,8 @@
  *
  * Then the image's root gets what a program expects of a container's: /proc, /sys, /dev with the nodes and links that
  * Docker makes, pts, shm, mqueue, control groups, and the three files in /etc when the image has none or empty ones, as
- * images that were exported from a container do. /run and /tmp are the image's own.
+ * images that were exported from a container do. /run is a tmpfs, except where the image's own has something in it:
+ * packages make directories there that their programs don't make again. /tmp is the image's.
  *
  * The image is hostile, but all this happens within its own machine: a symbolic link where a directory should be is
  * refused because the set-up could not work, not because it would be dangerous.
@@ -19,10 +20,12 @@
  */
 #include "setup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <net/if.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -303,6 +306,28 @@ static int open_cgroup(int *ret, struct ga_error *err)
     return *ret < 0 ? ga_error_sys(err, errno, "opening the control groups") : 0;
 }
 
+/* A path that can't be opened is said to be not empty: nothing of the image must be hidden. */
+static bool empty_or_missing(const char *path)
+{
+    struct dirent *e;
+    bool empty = true;
+    DIR *d = opendir(path);
+
+    if (!d)
+        return errno == ENOENT;
+    while (empty && (e = readdir(d)))
+        empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+    closedir(d);
+    return empty;
+}
+
+static int mount_run(struct ga_error *err)
+{
+    static const struct mount_at run = {"tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755", 0755};
+
+    return empty_or_missing(run.path) ? mount_one(&run, err) : 0;
+}
+
 int ga_setup_root(const struct ga_setup *s, int *ret_cgroup, struct ga_error *err)
 {
     const char *hostname = *s->hostname ? s->hostname : DEFAULT_HOSTNAME;
@@ -312,7 +337,8 @@ int ga_setup_root(const struct ga_setup *s, int *ret_cgroup, struct ga_error *er
     if (sethostname(hostname, strlen(hostname)) < 0)
         return ga_error_sys(err, errno, "setting the host name '%s'", hostname);
     if ((r = start_network(err)) < 0 || (r = mount_layers(s, &root, err)) < 0 || (r = enter_root(err)) < 0 ||
-        (r = mount_inside(err)) < 0 || (r = write_names(s, hostname, err)) < 0 || (r = open_cgroup(&cgroup, err)) < 0)
+        (r = mount_inside(err)) < 0 || (r = mount_run(err)) < 0 || (r = write_names(s, hostname, err)) < 0 ||
+        (r = open_cgroup(&cgroup, err)) < 0)
         return r;
 
     struct timespec times[2] = {root.st_atim, root.st_mtim};

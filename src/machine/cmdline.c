@@ -7,7 +7,7 @@
 
 #include "arch/layout_x86_64.h"
 
-#define BASE_OPTIONS "console=ttyS0 panic=-1 reboot=t nomodule swiotlb=noforce tsc=nowatchdog"
+#define BASE_OPTIONS "console=ttyS0 panic=-1 reboot=t nomodule swiotlb=noforce tsc=nowatchdog dummy.numdummies=0"
 
 static void put(struct buf *out, const char *word)
 {

@@ -163,6 +163,24 @@ def test_directory_user_hostname(sm, busybox):
     assert result.stdout.decode().split() == ["/a/new/dir", "1234", "567", "web-1", "web-1", "web-1"]
 
 
+def test_machine_is_set_up(sm, busybox):
+    """What programs expect to find: mounts, device links, name files, and the loopback interface, up, and no other."""
+    script = ("while read -r _ where type _; do echo $where $type; done </proc/mounts; echo --; ls /sys/class/net;"
+              "cat /sys/class/net/lo/flags; readlink /dev/fd; readlink /dev/stdin; grep -c localhost /etc/hosts;"
+              "test -e /etc/resolv.conf && echo resolv; cat /proc/1/comm;"
+              "for f in /dev/null /dev/ptmx; do test -w $f || echo bad $f; done")
+    mounts, rest = shell(sm, busybox, script).stdout.decode().split("--\n")
+    found = dict(line.rsplit(" ", 1) for line in mounts.splitlines())
+    assert found["/"] == "overlay"
+    for where, kind in (("/proc", "proc"), ("/sys", "sysfs"), ("/dev/pts", "devpts"), ("/dev/shm", "tmpfs"),
+                        ("/run", "tmpfs"), ("/sys/fs/cgroup", "cgroup2")):
+        assert found.get(where) == kind, mounts
+    lines = rest.split()
+    assert lines[0] == "lo" and int(lines[1], 16) & 0x9 == 0x9, rest  # IFF_UP, IFF_LOOPBACK
+    assert lines[2:4] == ["/proc/self/fd", "/proc/self/fd/0"], rest
+    assert int(lines[4]) >= 1 and lines[5] == "resolv" and len(lines) == 7, rest
+
+
 def test_unknown_user_is_told(sm, busybox):
     refused(sm("run", "-u", "nobody-here", busybox, "true"), "nobody-here")
 
