@@ -136,37 +136,43 @@ static void send_exited(struct ga_exec *x)
 
 /* ---- Output ---- */
 
-/* One read. A level-triggered loop comes back for more, after the others have had their turn. */
+/*
+ * One read. A level-triggered loop comes back for more, after the others have had their turn. But once the process has
+ * ended, all that is there: where a child of it keeps the terminal open, the loop has no reason to come back for the
+ * end.
+ */
 static void pump_out(struct output *o)
 {
     struct ga_exec *x = o->x;
-    size_t max = o->credit < AGENT_DATA_MAX ? o->credit : AGENT_DATA_MAX;
+    bool draining = x->state == DRAINING;
 
-    if (o->src.fd < 0 || x->conn->dead)
+    if (o->src.fd < 0)
         return;
-    if (x->state == DRAINING && o->drain < max)
-        max = o->drain;
-    if (x->state == DRAINING && o->drain == 0) {
-        ga_source_close(x->conn->loop, &o->src);
-        return;
-    }
-    if (max && ga_conn_has_room(x->conn)) {
+    do {
+        size_t max = o->credit < AGENT_DATA_MAX ? o->credit : AGENT_DATA_MAX;
+
+        if (x->conn->dead)
+            return;
+        if (draining && o->drain == 0) {
+            ga_source_close(x->conn->loop, &o->src);
+            return;
+        }
+        if (draining && o->drain < max)
+            max = o->drain;
+        if (!max || !ga_conn_has_room(x->conn))
+            break;
         ssize_t n = ga_conn_send_from(x->conn, o->frame, o->src.fd, max);
-
         if (n > 0) {
             o->credit -= (size_t)n;
-            if (x->state == DRAINING)
+            if (draining)
                 o->drain -= (size_t)n;
-        } else if (n != -EAGAIN || x->state == DRAINING) {
+        } else if (n != -EAGAIN || draining) {
             /* End of file; or EIO: a terminal that has been hung up. */
             ga_source_close(x->conn->loop, &o->src);
             return;
         }
-    }
-    if (x->state == DRAINING && o->drain == 0)
-        ga_source_close(x->conn->loop, &o->src);
-    else
-        ga_source_want(x->conn->loop, &o->src, o->credit && ga_conn_has_room(x->conn) ? EPOLLIN : 0);
+    } while (draining);
+    ga_source_want(x->conn->loop, &o->src, o->credit && ga_conn_has_room(x->conn) ? EPOLLIN : 0);
 }
 
 static void pump_outputs(struct ga_exec *x)
