@@ -28,12 +28,52 @@ struct oci_progress {
     void *ctx;
 };
 
+/* The same, layer by layer. */
+enum oci_event_kind {
+    OCI_EVENT_RESOLVING,  /* asking the registry what the name means */
+    OCI_EVENT_WAITING,    /* another process makes this layer; its result will be used */
+    OCI_EVENT_FETCHING,   /* bytes that have come, of the blob's size */
+    OCI_EVENT_CONVERTING, /* bytes of the blob that were converted, of its size */
+    OCI_EVENT_MERGING,    /* all layers are there: their metadata becomes one file system */
+    OCI_EVENT_DONE,       /* of a layer: it is in the store (done 0: it was before); without one: the image is */
+};
+
+struct oci_event {
+    enum oci_event_kind what;
+    const char *layer; /* its blob's digest, "sha256:..."; NULL: about the image */
+    uint64_t done, total;
+};
+
+/*
+ * Called in the thread that does the work: whenever something begins or ends, and at least some times a second while
+ * there is work. Non-zero: stop; the call that works then fails with -ECANCELED, and what is done so far is kept.
+ */
+struct oci_events {
+    int (*fn)(void *ctx, const struct oci_event *event);
+    void *ctx;
+};
+
+/* When to ask a registry. Names of other kinds (directories, archives) are read every time. */
+enum oci_pull_policy {
+    OCI_PULL_MISSING, /* when the store has no such name: otherwise the network is not touched */
+    OCI_PULL_ALWAYS,  /* is the name still the same? Without an answer it is an error */
+    OCI_PULL_NEVER,
+};
+
+struct registry_options; /* oci/registry.h */
+
 struct oci_open_options {
     const char *platform; /* "os/arch[/variant]", NULL: linux on this host's architecture */
+    enum oci_pull_policy policy;
+    const struct registry_options *registry; /* NULL: its defaults */
+    const struct oci_events *events;
     const struct oci_progress *progress;
 };
 
-/* `ref`: "oci:DIR[:TAG]". The store must outlive the image. */
+/*
+ * `ref`: a registry's name (oci/ref.h) or the beginning of the digest of an image in the store, "oci:DIR[:TAG]",
+ * "oci-archive:FILE", "docker-archive:FILE[:TAG]". `options` may be NULL. The store must outlive the image.
+ */
 int oci_image_open(struct oci_image **ret, struct oci_store *store, const char *ref,
                    const struct oci_open_options *options, struct sm_error *err);
 void oci_image_free(struct oci_image *img);
