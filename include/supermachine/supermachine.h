@@ -2,10 +2,12 @@
 /*
  * libsupermachine: run OCI images as hardware-isolated microVMs. The only public header.
  *
- *     sm_image_open()  an image, verified, converted and cached
+ *     sm_image_open()  an image, fetched, verified, converted and cached
  *     sm_vm_start()    a machine with that image as its root, ready to run commands
  *     sm_exec_start()  a command in it;  sm_exec_wait()  its end
  *     sm_vm_free()     the end of the machine
+ *
+ * The images themselves are kept in a store: sm_store_open(), and what it has, sm_store_list() and the others.
  *
  * Rules that hold for every function, where it says nothing else:
  * - Functions return 0 (or a count) on success and a negative errno value on failure; the error then says what failed,
@@ -19,7 +21,8 @@
  * - Strings are UTF-8. Lists of strings end with NULL.
  *
  * Threads: the library starts none, installs no signal handlers and keeps no global state. Different objects may be
- * used by different threads at once. A machine and its commands belong together: one thread at a time. An image may be
+ * used by different threads at once. A machine and its commands belong together: one thread at a time. So do a store
+ * and the calls on it; any number of stores, in any number of processes, may be open on one directory. An image may be
  * shared by any number of machines and threads.
  *
  * A machine runs in a process of its own, sandboxed. It ends when the machine is freed or when its owner dies, however
@@ -62,6 +65,69 @@ SM_API const char *sm_version(void);
 
 /* ---- Images ---- */
 
+/*
+ * A name of an image is what Docker's users type: "nginx", "nginx:1.27", "user/app", "host:5000/a/b:tag",
+ * "name@sha256:...": an image of a registry, Docker Hub's where no host is named, ":latest" where no tag is. An image
+ * that is in the store is also found by its id, or the first 4 hex digits of it and more.
+ *
+ * A reference is a name, or an image in a file or directory: "oci:DIR" or "oci:DIR:TAG" (an OCI layout),
+ * "oci-archive:FILE", "docker-archive:FILE" or "docker-archive:FILE:NAME" (what `docker save` writes; "-": from
+ * standard input).
+ */
+
+/* What is being done for an image. Some of it happens for several layers at a time. */
+enum sm_image_event_kind {
+    SM_IMAGE_RESOLVING = 1,  /* a registry is asked what a name means */
+    SM_IMAGE_WAITING = 2,    /* for another process that makes the same thing, or holds the store */
+    SM_IMAGE_FETCHING = 3,   /* `layer` comes from a registry: done of total bytes, compressed */
+    SM_IMAGE_CONVERTING = 4, /* `layer` is converted: done of total bytes, compressed */
+    SM_IMAGE_LAYER_DONE = 5, /* `layer` is in the store, since now or before */
+    SM_IMAGE_MERGING = 6,    /* the layers become one file system */
+    SM_IMAGE_LOADING = 7,    /* an archive is read */
+    SM_IMAGE_SAVING = 8,     /* an archive is written */
+    SM_IMAGE_CHECKING = 9,   /* the store is checked */
+    SM_IMAGE_DONE = 10,      /* all of it */
+};
+
+/* Told as it happens. Lives for the call only. May grow at its end in later versions. */
+struct sm_image_event {
+    enum sm_image_event_kind kind;
+    const char *layer;    /* its digest in the manifest, "sha256:..."; NULL: not about one layer */
+    uint64_t done, total; /* bytes; total 0: not known */
+};
+
+/* How registries are reached. Every member may be NULL or 0: the usual. */
+struct sm_registry_options {
+    size_t size; /* sizeof(struct sm_registry_options) */
+
+    /* PEM files: certificates to trust besides the system's; a certificate and its key to show to a registry. */
+    const char *ca_file, *cert_file, *key_file;
+
+    /* Where user names and passwords are, in the form of Docker's config.json; asked before the usual places. */
+    const char *auth_file;
+
+    /* Mirrors of registries: see docs/registries.md. NULL: registries.json in $XDG_CONFIG_HOME/supermachine, else in
+     * ~/.config/supermachine. */
+    const char *config_file;
+
+    int plain_http; /* not 0: registries may be spoken to without TLS. Those on loopback may be anyhow */
+
+    /* Milliseconds to connect, and for a document (not a layer: that may take as long as it moves); 0: 30 s, 60 s. */
+    uint32_t connect_timeout_ms, document_timeout_ms;
+};
+
+#define SM_REGISTRY_OPTIONS_INIT                                                                                       \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_registry_options)                                                                     \
+    }
+
+/* When a name of an image is looked up in its registry. */
+enum sm_pull_policy {
+    SM_PULL_MISSING = 0, /* when the store does not have it */
+    SM_PULL_ALWAYS = 1,  /* each time; what the store has already is not fetched again */
+    SM_PULL_NEVER = 2,   /* the store has it, or it is an error */
+};
+
 struct sm_image;
 
 struct sm_image_options {
@@ -76,11 +142,15 @@ struct sm_image_options {
     const char *platform;
 
     /*
-     * Called now and then while an image is verified and converted, on the thread that opens it: `what` is being done,
-     * `done` of `total` bytes (total 0: not known). It must not call the library. NULL: nobody listens.
+     * Called now and then while an image is fetched, verified and converted, on the thread that opens it. It must not
+     * call the library. Not 0: stop; the call fails with ECANCELED, and what was fetched stays for the next time.
+     * NULL: nobody listens.
      */
-    void (*progress)(void *ctx, const char *what, uint64_t done, uint64_t total);
-    void *progress_ctx;
+    int (*event)(void *ctx, const struct sm_image_event *event);
+    void *event_ctx;
+
+    enum sm_pull_policy pull;                   /* for names */
+    const struct sm_registry_options *registry; /* NULL: the usual */
 };
 
 #define SM_IMAGE_OPTIONS_INIT                                                                                          \
@@ -89,12 +159,14 @@ struct sm_image_options {
     }
 
 /*
- * Open an image: every byte of it is checked against its digest and, the first time, converted into the store. That
- * can take seconds; opening it again takes a moment. `ref`: "oci:DIR" or "oci:DIR:TAG", an OCI layout directory.
+ * Open an image by its reference: fetched when need be, every byte of it checked against its digest and, the first
+ * time, converted into the store. That can take seconds; opening it again takes a moment, and no network.
  * Several processes may open the same image at once. `options` may be NULL.
  *
- * Errors: ENOENT no such layout or tag; EINVAL a bad reference; EBADMSG a digest or content that is not right;
- * ENOTSUP a media type, platform or feature that is not there; ENOSPC the disk is full; and what the system says.
+ * Errors: ENOENT no such image, layout or tag; EINVAL a bad reference; EBADMSG a digest or content that is not right;
+ * ENOTSUP a media type, platform or feature that is not there; EACCES the registry wants a log-in; ECONNREFUSED,
+ * EHOSTUNREACH, ETIMEDOUT, EPROTO the registry; EAGAIN its rate limit; ENOSPC the disk is full; ECANCELED `event`
+ * wanted it; and what the system says.
  */
 SM_API int sm_image_open(struct sm_image **ret, const char *ref, const struct sm_image_options *options,
                          struct sm_error *err);
@@ -114,6 +186,258 @@ struct sm_image_info {
 
 /* Lives as long as the image. */
 SM_API const struct sm_image_info *sm_image_info(const struct sm_image *image);
+
+/* ---- The image store ---- */
+
+struct sm_store;
+
+/*
+ * Open the image store: `dir`, or with NULL where sm_image_options says; made when it is missing. What a process that
+ * was killed left unfinished goes, or goes on later.
+ */
+SM_API int sm_store_open(struct sm_store **ret, const char *dir, struct sm_error *err);
+SM_API void sm_store_free(struct sm_store *store);
+
+/* Its directory. Lives as long as the store. */
+SM_API const char *sm_store_path(const struct sm_store *store);
+
+/*
+ * An image as the store knows it: one name for one platform. Members are never NULL where nothing else is said.
+ * Records come as a list that is the caller's; they may grow at their end in later versions.
+ */
+struct sm_image_record {
+    struct sm_image_record *next; /* NULL: the last */
+    const char *name;             /* as its user types it, "nginx:1.27"; NULL: it has none any more */
+    const char *repository, *tag; /* of the name, "nginx", "1.27"; NULL: none */
+    const char *id;               /* digest of its manifest, "sha256:..." */
+    const char *digest;           /* what the name means in its registry: of an index, or the same as `id` */
+    const char *platform;         /* "linux/amd64" */
+    const char *source;           /* where it came from, for people; may be "" */
+    int64_t created; /* when it was built, by its own word; this and below in seconds since 1970; 0: unknown */
+    int64_t added;   /* when it came into the store */
+    int64_t used;    /* when it was opened last; 0: never */
+    uint64_t size;   /* bytes, as a registry keeps it: compressed layers, manifest, configuration */
+};
+
+/* All images, by name; those without one last. *ret is NULL when there are none. */
+SM_API int sm_store_list(struct sm_image_record **ret, struct sm_store *store, struct sm_error *err);
+
+/* The whole list. */
+SM_API void sm_image_records_free(struct sm_image_record *list);
+
+struct sm_pull_options {
+    size_t size;                                                 /* sizeof(struct sm_pull_options) */
+    const char *platform;                                        /* as in sm_image_options, and so are these: */
+    int (*event)(void *ctx, const struct sm_image_event *event); /* stopping it leaves what was fetched */
+    void *event_ctx;
+    const struct sm_registry_options *registry;
+};
+
+#define SM_PULL_OPTIONS_INIT                                                                                           \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_pull_options)                                                                         \
+    }
+
+struct sm_pull_result {
+    size_t size;            /* set before the call to sizeof(struct sm_pull_result) */
+    char id[80];            /* digest of the image's manifest, "sha256:..." */
+    char digest[80];        /* what the name means in its registry: of an index, or the same as `id` */
+    uint64_t fetched_bytes; /* of layers and documents, in this call */
+    int up_to_date;         /* not 0: the store had it already; one question was asked */
+};
+
+/*
+ * Fetch an image by its name, and convert it. What was fetched before, by this call or one that was cut, is not fetched
+ * again. Replaces what the name meant: the image that had it stays, without a name. `options` and `result` may be NULL.
+ *
+ * Errors: as sm_image_open().
+ */
+SM_API int sm_store_pull(struct sm_store *store, const char *name, const struct sm_pull_options *options,
+                         struct sm_pull_result *result, struct sm_error *err);
+
+struct sm_load_options {
+    size_t size;          /* sizeof(struct sm_load_options) */
+    const char *name;     /* the image's name, instead of the archive's; only where there is one image in it */
+    const char *platform; /* as in sm_image_options, and so are these: */
+    int (*event)(void *ctx, const struct sm_image_event *event);
+    void *event_ctx;
+};
+
+#define SM_LOAD_OPTIONS_INIT                                                                                           \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_load_options)                                                                         \
+    }
+
+/*
+ * Take the images of an archive into the store: what `docker save` or sm_store_save() wrote, or another OCI archive;
+ * compressed or not. `fd` is read from where it is; a pipe will do. *ret lists what was loaded:
+ * sm_image_records_free(). `options` and `ret` may be NULL.
+ *
+ * Errors: EBADMSG no such archive, or one with a digest or content that is not right; ENOTSUP; ENOSPC; ECANCELED.
+ * Nothing of it has a name then.
+ */
+SM_API int sm_store_load(struct sm_image_record **ret, struct sm_store *store, int fd,
+                         const struct sm_load_options *options, struct sm_error *err);
+
+struct sm_save_options {
+    size_t size;          /* sizeof(struct sm_save_options) */
+    const char *platform; /* as in sm_image_options, and so are these: */
+    int (*event)(void *ctx, const struct sm_image_event *event);
+    void *event_ctx;
+    const struct sm_registry_options *registry; /* for what has been pruned from the store */
+};
+
+#define SM_SAVE_OPTIONS_INIT                                                                                           \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_save_options)                                                                         \
+    }
+
+/*
+ * Write images as one OCI archive (a tar) to `fd`, which may be a pipe: manifests byte for byte as they came, so that
+ * digests stay. The same images give the same bytes. `names` ends with NULL. `options` may be NULL.
+ *
+ * Errors: ENOENT no such image; what writing says; ECANCELED.
+ */
+SM_API int sm_store_save(struct sm_store *store, const char *const *names, int fd,
+                         const struct sm_save_options *options, struct sm_error *err);
+
+/*
+ * Give the image `source` (a name, an id) a further name. What had that name before stays, without one.
+ * Errors: ENOENT no such image; EINVAL a name that can't be given (a digest in it).
+ */
+SM_API int sm_store_tag(struct sm_store *store, const char *source, const char *name, struct sm_error *err);
+
+/* What was taken away. */
+struct sm_removal {
+    size_t size;          /* set before the call to sizeof(struct sm_removal) */
+    uint64_t freed_bytes; /* of disk */
+    uint32_t names;       /* records */
+    uint32_t objects;     /* files of layers, blobs, images */
+};
+
+struct sm_remove_options {
+    size_t size; /* sizeof(struct sm_remove_options) */
+    int force;   /* not 0: an image that is named by its id goes with all its names; a missing one is no error */
+};
+
+#define SM_REMOVE_OPTIONS_INIT                                                                                         \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_remove_options)                                                                       \
+    }
+
+/*
+ * Remove a name, or by its id an image; what no other image needs goes with it. *ret lists the records that went. It
+ * does not disturb machines that run. `ret`, `options` and `removal` may be NULL.
+ *
+ * Errors: ENOENT no such image; EEXIST an id of an image that has several names; EBUSY another process works on the
+ * store (the sentence says which).
+ */
+SM_API int sm_store_remove(struct sm_image_record **ret, struct sm_store *store, const char *name,
+                           const struct sm_remove_options *options, struct sm_removal *removal, struct sm_error *err);
+
+struct sm_prune_options {
+    size_t size;         /* sizeof(struct sm_prune_options) */
+    int all;             /* not 0: images with a name, too */
+    int dry_run;         /* not 0: only find out what would go */
+    uint32_t older_than; /* only images that were not used for so many seconds; 0: whenever they were used */
+    uint64_t max_size;   /* go on only while the store takes more bytes than this, what was used least recently first;
+                            0: take all that may go */
+};
+
+#define SM_PRUNE_OPTIONS_INIT                                                                                          \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_prune_options)                                                                        \
+    }
+
+/*
+ * Make room: images without a name (or all, see above), then everything that no image needs: layers of images that were
+ * opened from a layout, halves of cut pulls. *ret lists the records that went. `ret`, `options` and `removal` may be
+ * NULL. Errors: EBUSY as in sm_store_remove().
+ */
+SM_API int sm_store_prune(struct sm_image_record **ret, struct sm_store *store, const struct sm_prune_options *options,
+                          struct sm_removal *removal, struct sm_error *err);
+
+/* What an image takes on disk. Comes as a list, by name; may grow at its end in later versions. */
+struct sm_image_usage {
+    struct sm_image_usage *next;
+    const char *name, *id;               /* as in sm_image_record */
+    int64_t used;                        /* as in sm_image_record */
+    uint64_t unique_bytes, shared_bytes; /* this image's alone; other images' too. Of disk */
+};
+
+struct sm_store_usage {
+    size_t size;                                                  /* set before the call */
+    uint32_t images, layers, blobs;                               /* how many */
+    uint64_t layer_bytes, image_bytes, blob_bytes, partial_bytes; /* of disk: converted layers, merged metadata,
+                                                                     documents and compressed layers, halves of
+                                                                     cut pulls */
+    uint64_t total_bytes, reclaimable_bytes;                      /* all of it; what sm_store_prune() would free */
+};
+
+/* *ret: one entry an image; free it with sm_image_usages_free(). `ret` and `total` may be NULL. */
+SM_API int sm_store_usage(struct sm_image_usage **ret, struct sm_store *store, struct sm_store_usage *total,
+                          struct sm_error *err);
+SM_API void sm_image_usages_free(struct sm_image_usage *list);
+
+/*
+ * All about an image, as one JSON object with the members of `docker image inspect`: Id, RepoTags, RepoDigests,
+ * Created, Architecture, Os, Size, Config, RootFS and more. `platform` chooses where the name has several; NULL: this
+ * machine's. *ret is the caller's: sm_string_free(). Errors: ENOENT no such image.
+ */
+SM_API int sm_store_inspect(char **ret, struct sm_store *store, const char *name, const char *platform,
+                            struct sm_error *err);
+SM_API void sm_string_free(char *s);
+
+/* A step of how an image was made, by its own word. Comes as a list, the newest first. */
+struct sm_history_entry {
+    struct sm_history_entry *next;
+    const char *created_by, *comment; /* never NULL; may be "" */
+    const char *layer;                /* its digest in the manifest; NULL: it made none */
+    int64_t created;                  /* seconds since 1970; 0: unknown */
+    uint64_t size;                    /* bytes of the layer, compressed */
+};
+
+/* `platform` as in sm_store_inspect(). */
+SM_API int sm_store_history(struct sm_history_entry **ret, struct sm_store *store, const char *name,
+                            const char *platform, struct sm_error *err);
+SM_API void sm_history_free(struct sm_history_entry *list);
+
+/* Something in the store that is not right. Lives for the call only; may grow at its end. */
+struct sm_store_problem {
+    const char *object; /* "blob sha256:...", "layer sha256:...", "image nginx:latest" */
+    const char *text;   /* one sentence */
+    int removed;        /* not 0: it was taken away */
+};
+
+struct sm_fsck_options {
+    size_t size;                                                        /* sizeof(struct sm_fsck_options) */
+    int repair;                                                         /* not 0: see below */
+    void (*problem)(void *ctx, const struct sm_store_problem *problem); /* each that is found. NULL: only count */
+    void *problem_ctx;
+    int (*event)(void *ctx, const struct sm_image_event *event); /* as in sm_image_options, and so is this: */
+    void *event_ctx;
+    const struct sm_registry_options *registry;
+};
+
+#define SM_FSCK_OPTIONS_INIT                                                                                           \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_fsck_options)                                                                         \
+    }
+
+struct sm_fsck_result {
+    size_t size;         /* set before the call to sizeof(struct sm_fsck_result) */
+    uint32_t checked;    /* objects looked at */
+    uint32_t problems;   /* that were found */
+    uint32_t unrepaired; /* of them, those that are still there */
+};
+
+/*
+ * Check every byte of the store against its digest. With `repair` what is damaged is removed, and images from
+ * registries that lack something are fetched again. 0 also when there were problems: `result` tells, which may be NULL
+ * as `options` may.
+ */
+SM_API int sm_store_fsck(struct sm_store *store, const struct sm_fsck_options *options, struct sm_fsck_result *result,
+                         struct sm_error *err);
 
 /* ---- Machines ---- */
 

@@ -21,22 +21,20 @@ bool progress_wanted(void)
     return isatty(STDERR_FILENO) == 1;
 }
 
-void progress_show(void *ctx, const char *what, uint64_t done, uint64_t total)
+int progress_show(void *ctx, const struct sm_image_event *event)
 {
     struct progress *p = ctx;
     uint64_t now = now_ns();
 
     if (p->last_ns && now - p->last_ns < REDRAW_NS)
-        return;
+        return 0;
     p->last_ns = now;
     p->shown = true;
-    if (total && done <= total)
-        fprintf(stderr, "\r\033[K%.60s: %.1f of %.1f MiB", what, (double)done / 1048576, (double)total / 1048576);
-    else if (done)
-        fprintf(stderr, "\r\033[K%.60s: %.1f MiB", what, (double)done / 1048576);
-    else
-        fprintf(stderr, "\r\033[K%.60s", what);
+    if (event->total && event->done <= event->total)
+        fprintf(stderr, "\r\033[Kconverting: %.1f of %.1f MiB", (double)event->done / 1048576,
+                (double)event->total / 1048576);
     fflush(stderr);
+    return 0;
 }
 
 void progress_end(struct progress *p)

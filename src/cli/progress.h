@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <supermachine/supermachine.h>
+
 struct progress {
     bool shown;
     uint64_t last_ns; /* when it was drawn last */
@@ -15,7 +17,7 @@ struct progress {
 bool progress_wanted(void);
 
 /* For struct sm_image_options: `ctx` is a struct progress. */
-void progress_show(void *ctx, const char *what, uint64_t done, uint64_t total);
+int progress_show(void *ctx, const struct sm_image_event *event);
 
 /* Wipe the line: call before anything else is printed. */
 void progress_end(struct progress *p);

@@ -113,8 +113,8 @@ static int open_image(struct run *run, const char *ref)
 
     options.platform = run->o.platform;
     if (progress_wanted()) {
-        options.progress = progress_show;
-        options.progress_ctx = &run->progress;
+        options.event = progress_show;
+        options.event_ctx = &run->progress;
     }
     r = sm_image_open(&run->image, ref, &options, &err);
     progress_end(&run->progress);

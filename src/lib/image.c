@@ -32,6 +32,14 @@ static void fill_info(struct sm_image *image)
     };
 }
 
+static void tell(void *ctx, const char *what, uint64_t done, uint64_t total)
+{
+    const struct sm_image_options *options = ctx;
+
+    options->event(options->event_ctx,
+                   &(struct sm_image_event){.kind = SM_IMAGE_CONVERTING, .done = done, .total = total});
+}
+
 int sm_image_open(struct sm_image **ret, const char *ref, const struct sm_image_options *given, struct sm_error *err)
 {
     struct sm_image_options options = {0};
@@ -49,9 +57,9 @@ int sm_image_open(struct sm_image **ret, const char *ref, const struct sm_image_
     r = oci_store_open(&image->store, options.store, err);
     if (r < 0)
         goto fail;
-    progress = (struct oci_progress){.fn = options.progress, .ctx = options.progress_ctx};
+    progress = (struct oci_progress){.fn = tell, .ctx = &options};
     oci_options.platform = options.platform;
-    oci_options.progress = options.progress ? &progress : NULL;
+    oci_options.progress = options.event ? &progress : NULL;
     r = oci_image_open(&image->oci, image->store, ref, &oci_options, err);
     if (r < 0)
         goto fail;
