@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The store: converted layers and merged images, by digest, shared by every process of a user. */
+/*
+ * The store: converted layers and merged images, by digest, shared by every process of a user. Beside them what they
+ * were made from (oci/blobs.h), what they are called (oci/names.h), and how they go again (oci/gc.h).
+ */
 #ifndef SM_OCI_STORE_H
 #define SM_OCI_STORE_H
 
@@ -12,10 +15,18 @@
 enum store_kind {
     STORE_LAYER, /* layers/<diff id>/{data,index} */
     STORE_IMAGE, /* images/<key>/meta.erofs */
+    STORE_BLOB,  /* blobs/<digest>, partial/<digest>: see oci/blobs.h */
 };
 
 /* Hold the right to make an object; waits for whoever holds it. Returns a descriptor: closing it gives the right up. */
 int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err);
+
+/*
+ * The same; while it waits, `waiting` is called some times a second with who it is that holds the lock, "process 123
+ * (supermachine)". Non-zero from it: -ECANCELED.
+ */
+int store_lock_told(struct oci_store *s, enum store_kind kind, const struct digest *name,
+                    int (*waiting)(void *ctx, const char *who), void *ctx, struct sm_error *err);
 
 /*
  * Open what is there: 0, or -ENOENT without a sentence when it is missing or damaged, so that it should be made (anew).
