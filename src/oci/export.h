@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 
+struct oci_events;
 struct oci_store;
 struct name_record;
 struct descriptor;
@@ -18,6 +19,7 @@ struct oci_save_options {
      */
     int (*fetch)(void *ctx, const struct name_record *image, const struct descriptor *blob, struct sm_error *err);
     void *fetch_ctx;
+    const struct oci_events *events; /* NULL: none */
 };
 
 /*

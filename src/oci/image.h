@@ -36,6 +36,8 @@ enum oci_event_kind {
     OCI_EVENT_CONVERTING, /* bytes of the blob that were converted, of its size */
     OCI_EVENT_MERGING,    /* all layers are there: their metadata becomes one file system */
     OCI_EVENT_DONE,       /* of a layer: it is in the store (done 0: it was before); without one: the image is */
+    OCI_EVENT_LOADING,    /* an archive is read: bytes that came, of its size */
+    OCI_EVENT_SAVING,     /* an archive is written */
 };
 
 struct oci_event {

@@ -10,7 +10,7 @@
 #include "oci/digest.h"
 
 struct oci_store;
-struct oci_event;
+struct oci_events;
 
 /* A zeroed one is good: everything is loaded, under the names that the archive tells. */
 struct oci_load_options {
@@ -21,9 +21,7 @@ struct oci_load_options {
     const char *platform; /* "os/arch[/variant]", NULL: linux on this host's architecture */
     bool one;             /* refuse an archive of several images, and say which there are */
     bool nameless;        /* no name is put into the store, neither the archive's nor `name` */
-
-    int (*event)(void *ctx, const struct oci_event *e); /* NULL: none; non-zero: stop with ECANCELED */
-    void *event_ctx;
+    const struct oci_events *events; /* NULL: none; only they can stop it */
 };
 
 /* What is in the store now: an entry for each name, and for each image without one. */
