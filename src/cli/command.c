@@ -6,7 +6,11 @@
 
 #include "cli/command.h"
 
-const struct command *const all_commands[] = {&command_run, &command_doctor, &command_version, &command_help, NULL};
+#define COMMAND(verb) &command_##verb,
+const struct command *const all_commands[] = {
+#include "cli/commands.def"
+    NULL};
+#undef COMMAND
 
 const struct command *command_find(const char *name)
 {
@@ -34,7 +38,7 @@ bool command_options(const struct command *cmd, int argc, char **argv, void *int
     bool help = false;
     char why[256];
 
-    *ret_first = options_parse(argc, argv, cmd->options, into, &help, why, sizeof(why));
+    *ret_first = options_parse(argc, argv, cmd->options, cmd->passes_on, into, &help, why, sizeof(why));
     if (*ret_first < 0) {
         *ret_exit = complain("%s: %s", cmd->name, why);
         return false;

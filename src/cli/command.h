@@ -17,12 +17,16 @@ struct command {
     const char *summary;  /* half a sentence, lower case */
     const char *about;    /* paragraphs, for help and the manual */
     const struct option_def *options;
+    bool passes_on;           /* what is behind the first operand belongs to a workload: no options of ours there */
     const char *const *notes; /* pairs of heading and text, for the manual; NULL ends. NULL: none */
     /* argv[0] is the verb. Returns the exit code. */
     int (*run)(int argc, char **argv);
 };
 
-extern const struct command command_run, command_version, command_doctor, command_help;
+#define COMMAND(verb) extern const struct command command_##verb;
+#include "cli/commands.def"
+#undef COMMAND
+
 extern const struct command *const all_commands[]; /* NULL ends */
 
 const struct command *command_find(const char *name);

@@ -37,15 +37,38 @@ static int store_number(const struct option_def *def, void *at, const char *valu
         [OPTION_MEMORY] = "as in 512m or 2g; a number alone is MiB",
         [OPTION_COUNT] = "a whole number from 1 up",
         [OPTION_DURATION] = "as in 30s, 1m30s or 500ms; a number alone is seconds",
+        [OPTION_AGE] = "as in 7d, 12h or 2w; a number alone is seconds",
+        [OPTION_SIZE] = "as in 500m or 10g; a number alone is bytes",
     };
-    int r = def->kind == OPTION_MEMORY  ? value_memory(value, at)
-            : def->kind == OPTION_COUNT ? value_count(value, at)
-                                        : value_duration(value, at);
+    int r = def->kind == OPTION_MEMORY     ? value_memory(value, at)
+            : def->kind == OPTION_COUNT    ? value_count(value, at)
+            : def->kind == OPTION_DURATION ? value_duration(value, at)
+            : def->kind == OPTION_AGE      ? value_age(value, at)
+                                           : value_size(value, at);
 
     if (r < 0)
         snprintf(why, why_size, "--%s: '%s' is %s: give %s", def->name, value,
                  r == -ERANGE ? "out of range" : "not understood", forms[def->kind]);
     return r < 0 ? -1 : 0;
+}
+
+static int store_choice(const struct option_def *def, unsigned *at, const char *value, char *why, size_t why_size)
+{
+    const char *word = def->arg;
+
+    for (unsigned i = 0;; i++) {
+        size_t n = strcspn(word, "|");
+
+        if (strlen(value) == n && strncmp(word, value, n) == 0) {
+            *at = i;
+            return 0;
+        }
+        if (!word[n])
+            break;
+        word += n + 1;
+    }
+    snprintf(why, why_size, "--%s: '%s' is not understood: give one of %s", def->name, value, def->arg);
+    return -1;
 }
 
 static int store(const struct option_def *def, void *into, const char *value, char *why, size_t why_size)
@@ -67,7 +90,11 @@ static int store(const struct option_def *def, void *into, const char *value, ch
     case OPTION_MEMORY:
     case OPTION_COUNT:
     case OPTION_DURATION:
+    case OPTION_AGE:
+    case OPTION_SIZE:
         return store_number(def, at, value, why, why_size);
+    case OPTION_CHOICE:
+        return store_choice(def, at, value, why, why_size);
     case OPTION_ACCEPTED:
         return 0;
     }
@@ -86,12 +113,13 @@ static void complain(int c, char *const *argv, char *why, size_t why_size)
         snprintf(why, why_size, "%.*s %s", (int)strcspn(word, "="), word, c == '?' && optopt ? "takes no value" : what);
 }
 
-int options_parse(int argc, char **argv, const struct option_def *table, void *into, bool *help, char *why,
+int options_parse(int argc, char **argv, const struct option_def *table, bool stop, void *into, bool *help, char *why,
                   size_t why_size)
 {
     struct option longs[MAX_OPTIONS + 2] = {{0}};
-    char shorts[2 * MAX_OPTIONS + 4] = "+:h"; /* stop at the first operand; tell missing values apart */
-    size_t n, k = strlen(shorts);
+    /* '+': stop at the first operand; ':': tell missing values apart. */
+    char shorts[2 * MAX_OPTIONS + 4];
+    size_t n, k = (size_t)snprintf(shorts, sizeof(shorts), "%s:h", stop ? "+" : "");
     int c;
 
     for (n = 0; table[n].name; n++) {

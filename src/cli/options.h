@@ -17,6 +17,9 @@ enum option_kind {
     OPTION_MEMORY,   /* uint32_t, MiB */
     OPTION_COUNT,    /* uint32_t, 1 and more */
     OPTION_DURATION, /* uint32_t, milliseconds */
+    OPTION_AGE,      /* uint32_t, seconds */
+    OPTION_SIZE,     /* uint64_t, bytes */
+    OPTION_CHOICE,   /* unsigned: which of the words in `arg`, "one|two|three", from 0 */
     OPTION_ACCEPTED, /* a flag that says what is so anyway: stored nowhere */
 };
 
@@ -39,11 +42,12 @@ int string_list_add(struct string_list *l, const char *s);
 void string_list_done(struct string_list *l);
 
 /*
- * Parse argv[1...] into `into` by `table`. Stops at the first word that is no option (what comes behind IMAGE belongs
- * to the workload); returns its index. --help is always known: *help is set. -1 and a sentence in `why` when the line
- * is wrong.
+ * Parse argv[1...] into `into` by `table`; returns the index of the first operand. With `stop` parsing ends there (what
+ * comes behind IMAGE belongs to the workload); without, options may stand between and behind operands, too, which are
+ * moved to the end of argv in their order. --help is always known: *help is set. -1 and a sentence in `why` when the
+ * line is wrong.
  */
-int options_parse(int argc, char **argv, const struct option_def *table, void *into, bool *help, char *why,
+int options_parse(int argc, char **argv, const struct option_def *table, bool stop, void *into, bool *help, char *why,
                   size_t why_size);
 
 #endif

@@ -258,6 +258,7 @@ const struct command command_run = {
         "ends with the command's exit code. IMAGE is oci:DIR or oci:DIR:TAG, an OCI layout directory. The root can "
         "be written; what is written is gone when the command ends.",
     .options = run_table,
+    .passes_on = true,
     .notes = run_notes,
     .run = run_run,
 };

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <strings.h>
 
-#define MAX_DURATION_MS (30ull * 24 * 3600 * 1000)
+#define DAY_MS          (24ull * 3600 * 1000)
+#define MAX_DURATION_MS (30 * DAY_MS)
+#define MAX_AGE_MS      (36525 * DAY_MS)
 
 /* A number of at most 19 digits. */
 static int digits(const char **p, uint64_t *ret)
@@ -26,12 +28,12 @@ static int digits(const char **p, uint64_t *ret)
     return 0;
 }
 
-int value_memory(const char *text, uint32_t *ret_mib)
+/* A number and a unit, of which a missing one is `shift`; in bytes. */
+static int bytes_of(const char *text, unsigned shift, uint64_t *ret)
 {
     static const char units[] = "bkmgt";
     const char *p = text, *unit;
-    uint64_t v, mib;
-    unsigned shift = 20;
+    uint64_t v;
     int r = digits(&p, &v);
 
     if (r < 0)
@@ -49,10 +51,34 @@ int value_memory(const char *text, uint32_t *ret_mib)
     }
     if (v > UINT64_MAX >> shift >> 1)
         return -ERANGE;
-    mib = ((v << shift) + (1 << 20) - 1) >> 20;
+    *ret = v << shift;
+    return 0;
+}
+
+int value_memory(const char *text, uint32_t *ret_mib)
+{
+    uint64_t bytes, mib;
+    int r = bytes_of(text, 20, &bytes);
+
+    if (r < 0)
+        return r;
+    mib = (bytes + (1 << 20) - 1) >> 20;
     if (mib == 0 || mib > UINT32_MAX)
         return -ERANGE;
     *ret_mib = (uint32_t)mib;
+    return 0;
+}
+
+int value_size(const char *text, uint64_t *ret_bytes)
+{
+    uint64_t bytes;
+    int r = bytes_of(text, 0, &bytes);
+
+    if (r < 0)
+        return r;
+    if (bytes == 0)
+        return -ERANGE;
+    *ret_bytes = bytes;
     return 0;
 }
 
@@ -62,7 +88,7 @@ static uint64_t duration_unit(const char **p, int alone)
     static const struct {
         const char *text;
         uint64_t ms;
-    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60 * 1000}, {"h", 3600 * 1000}};
+    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60 * 1000}, {"h", 3600 * 1000}, {"d", DAY_MS}, {"w", 7 * DAY_MS}};
 
     if (!**p)
         return alone ? 1000 : 0;
@@ -74,7 +100,7 @@ static uint64_t duration_unit(const char **p, int alone)
     return 0;
 }
 
-int value_duration(const char *text, uint32_t *ret_ms)
+static int time_of(const char *text, uint64_t max_ms, uint64_t *ret_ms)
 {
     const char *p = text;
     uint64_t total = 0;
@@ -99,15 +125,38 @@ int value_duration(const char *text, uint32_t *ret_ms)
         unit = duration_unit(&p, from == text);
         if (!unit)
             return -EINVAL;
-        if (whole > MAX_DURATION_MS / unit)
+        if (whole > max_ms / unit)
             return -ERANGE;
         total += whole * unit + fraction * unit / scale;
-        if (total > MAX_DURATION_MS)
+        if (total > max_ms)
             return -ERANGE;
     } while (*p);
     if (total == 0)
         return -ERANGE;
-    *ret_ms = (uint32_t)total;
+    *ret_ms = total;
+    return 0;
+}
+
+int value_duration(const char *text, uint32_t *ret_ms)
+{
+    uint64_t ms;
+    int r = time_of(text, MAX_DURATION_MS, &ms);
+
+    if (r == 0)
+        *ret_ms = (uint32_t)ms;
+    return r;
+}
+
+int value_age(const char *text, uint32_t *ret_s)
+{
+    uint64_t ms;
+    int r = time_of(text, MAX_AGE_MS, &ms);
+
+    if (r < 0)
+        return r;
+    if (ms < 1000)
+        return -ERANGE;
+    *ret_s = (uint32_t)(ms / 1000);
     return 0;
 }
 

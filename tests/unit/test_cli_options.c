@@ -14,7 +14,9 @@ struct target {
     bool flag, other;
     const char *text;
     struct string_list list;
-    uint32_t memory, count, duration;
+    uint32_t memory, count, duration, age;
+    uint64_t size;
+    unsigned choice;
 };
 
 static const struct option_def table[] = {
@@ -25,17 +27,20 @@ static const struct option_def table[] = {
     {"memory", 'm', OPTION_MEMORY, offsetof(struct target, memory), "SIZE", "A size"},
     {"count", 0, OPTION_COUNT, offsetof(struct target, count), "N", "A count"},
     {"time", 0, OPTION_DURATION, offsetof(struct target, duration), "TIME", "A time"},
+    {"age", 0, OPTION_AGE, offsetof(struct target, age), "TIME", "A long time"},
+    {"size", 0, OPTION_SIZE, offsetof(struct target, size), "SIZE", "Bytes"},
+    {"choice", 0, OPTION_CHOICE, offsetof(struct target, choice), "never|always|a", "One of them"},
     {"same", 0, OPTION_ACCEPTED, 0, NULL, "Accepted"},
     {0},
 };
 
+static char *argv[32];
 static char why[256];
 static bool help;
 
 /* Splits `line` at spaces; the first word is the command. */
-static int parse(char *line, struct target *t)
+static int parse(char *line, bool stop, struct target *t)
 {
-    static char *argv[32];
     int argc = 0;
 
     for (char *word = strtok(line, " "); word; word = strtok(NULL, " "))
@@ -44,10 +49,11 @@ static int parse(char *line, struct target *t)
     *t = (struct target){0};
     help = false;
     why[0] = '\0';
-    return options_parse(argc, argv, table, t, &help, why, sizeof(why));
+    return options_parse(argc, argv, table, stop, t, &help, why, sizeof(why));
 }
 
-#define PARSE(line, t) parse((char[]){line}, t)
+#define PARSE(line, t)       parse((char[]){line}, true, t)
+#define PARSE_MIXED(line, t) parse((char[]){line}, false, t)
 
 static void options_end_at_the_first_operand(void **state)
 {
@@ -64,6 +70,48 @@ static void options_end_at_the_first_operand(void **state)
     assert_int_equal(PARSE("run -f -- -o", &t), 3);
     assert_false(t.other);
     assert_int_equal(PARSE("run", &t), 1);
+}
+
+static void options_may_come_behind_operands(void **state)
+{
+    struct target t;
+
+    assert_int_equal(PARSE_MIXED("rmi one -f two --text x three", &t), 4);
+    assert_true(t.flag);
+    assert_string_equal(t.text, "x");
+    assert_string_equal(argv[4], "one");
+    assert_string_equal(argv[6], "three");
+    assert_int_equal(PARSE_MIXED("rmi one -- -f", &t), 2);
+    assert_false(t.flag);
+    assert_string_equal(argv[3], "-f");
+}
+
+static void choices_are_one_of_the_words(void **state)
+{
+    struct target t;
+
+    assert_int_equal(PARSE("run --choice always image", &t), 3);
+    assert_int_equal(t.choice, 1);
+    assert_int_equal(PARSE("run --choice=a image", &t), 2);
+    assert_int_equal(t.choice, 2);
+    assert_int_equal(PARSE("run --choice al image", &t), -1);
+    assert_non_null(strstr(why, "--choice: 'al'"));
+    assert_non_null(strstr(why, "never|always|a"));
+    assert_int_equal(PARSE("run --choice never|always image", &t), -1);
+    assert_int_equal(PARSE("run --choice= image", &t), -1);
+}
+
+static void sizes_and_ages_are_stored(void **state)
+{
+    struct target t;
+
+    assert_int_equal(PARSE("prune --size 10g --age 7d", &t), 5);
+    assert_true(t.size == 10737418240u);
+    assert_int_equal(t.age, 604800);
+    assert_int_equal(PARSE("prune --size much", &t), -1);
+    assert_non_null(strstr(why, "--size: 'much'"));
+    assert_int_equal(PARSE("prune --age 500ms", &t), -1);
+    assert_non_null(strstr(why, "--age: '500ms' is out of range"));
 }
 
 static void lists_keep_their_order(void **state)
@@ -142,6 +190,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_end_at_the_first_operand),
+        cmocka_unit_test(options_may_come_behind_operands),
+        cmocka_unit_test(choices_are_one_of_the_words),
+        cmocka_unit_test(sizes_and_ages_are_stored),
         cmocka_unit_test(lists_keep_their_order),
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(help_is_always_known),

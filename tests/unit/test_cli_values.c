@@ -47,8 +47,9 @@ static void durations_are_understood(void **state)
         const char *text;
         uint32_t ms;
     } good[] = {
-        {"10", 10000},    {"10s", 10000},  {"1.5s", 1500},         {"0.25", 250},         {"500ms", 500},
-        {"1m30s", 90000}, {"2h", 7200000}, {"1h1m1s1ms", 3661001}, {"720h", 2592000000u},
+        {"10", 10000},         {"10s", 10000},       {"1.5s", 1500},       {"0.25", 250},
+        {"500ms", 500},        {"1m30s", 90000},     {"2h", 7200000},      {"1h1m1s1ms", 3661001},
+        {"720h", 2592000000u}, {"30d", 2592000000u}, {"1d12h", 129600000},
     };
     uint32_t v;
 
@@ -61,8 +62,8 @@ static void durations_are_understood(void **state)
 
 static void bad_durations_are_refused(void **state)
 {
-    static const char *const bad[] = {"", "s", "1x", "-1", "1.", "1.s", "1m30", " 1", "1d", "ms"};
-    static const char *const far[] = {"0", "0s", "721h", "99999999999999999999s", "720h1ms", "0.0001s"};
+    static const char *const bad[] = {"", "s", "1x", "-1", "1.", "1.s", "1m30", " 1", "1y", "ms"};
+    static const char *const far[] = {"0", "0s", "721h", "99999999999999999999s", "720h1ms", "0.0001s", "31d"};
     uint32_t v = 7;
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
@@ -70,6 +71,36 @@ static void bad_durations_are_refused(void **state)
     for (size_t i = 0; i < sizeof(far) / sizeof(far[0]); i++)
         assert_int_equal(value_duration(far[i], &v), -ERANGE);
     assert_int_equal(v, 7);
+}
+
+static void ages_are_understood(void **state)
+{
+    uint32_t v = 7;
+
+    assert_int_equal(value_age("90", &v), 0);
+    assert_int_equal(v, 90);
+    assert_int_equal(value_age("2w", &v), 0);
+    assert_int_equal(v, 1209600);
+    assert_int_equal(value_age("36525d", &v), 0);
+    assert_int_equal(v, 3155760000u);
+    assert_int_equal(value_age("36526d", &v), -ERANGE);
+    assert_int_equal(value_age("999ms", &v), -ERANGE);
+    assert_int_equal(value_age("week", &v), -EINVAL);
+    assert_int_equal(v, 3155760000u);
+}
+
+static void sizes_are_bytes(void **state)
+{
+    uint64_t v = 7;
+
+    assert_int_equal(value_size("4096", &v), 0);
+    assert_true(v == 4096);
+    assert_int_equal(value_size("10GiB", &v), 0);
+    assert_true(v == 10737418240u);
+    assert_int_equal(value_size("0", &v), -ERANGE);
+    assert_int_equal(value_size("9999999t", &v), -ERANGE);
+    assert_int_equal(value_size("1.5g", &v), -EINVAL);
+    assert_true(v == 10737418240u);
 }
 
 static void counts_are_whole(void **state)
@@ -89,6 +120,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_is_understood),     cmocka_unit_test(bad_memory_is_refused),
         cmocka_unit_test(durations_are_understood), cmocka_unit_test(bad_durations_are_refused),
+        cmocka_unit_test(ages_are_understood),      cmocka_unit_test(sizes_are_bytes),
         cmocka_unit_test(counts_are_whole),
     };
 
