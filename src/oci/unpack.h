@@ -36,4 +36,7 @@ struct unpack_tar_sink {
 /* ustar, pax and GNU tar. Reads the source to its end, so that what feeds it is never cut off. */
 int unpack_tar(const struct unpack_source *in, const struct unpack_tar_sink *sink, struct sm_error *err);
 
+/* The same, for the tar that holds an image's blobs: plain, gzip or zstd. */
+int unpack_archive(const struct unpack_source *in, const struct unpack_tar_sink *sink, struct sm_error *err);
+
 #endif
