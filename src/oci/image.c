@@ -21,17 +21,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/cleanup.h"
 #include "oci/convert.h"
-#include "oci/erofs.h"
-#include "oci/index.h"
 #include "oci/limits.h"
+#include "oci/meta.h"
 #include "oci/ref.h"
 #include "oci/select.h"
 #include "oci/store.h"
 #include "oci/text.h"
-#include "oci/tree.h"
 
 struct open_layer {
     int data_fd, index_fd;
@@ -224,94 +221,28 @@ static int open_layers(struct oci_image *img, struct sm_error *err)
 
 /* The merged metadata */
 
-static int merge_layer(struct tree *t, int index_fd, struct sm_error *err)
+static int make_meta(struct oci_image *img, const struct digest *key, struct sm_error *err)
 {
-    struct index_reader *index;
-    struct oci_entry e;
-    int r = index_reader_new(&index, index_fd, err);
-
-    if (r < 0)
-        return r;
-    tree_next_layer(t);
-    while ((r = index_read(index, &e, err)) > 0) {
-        r = tree_add(t, &e, err);
-        if (r < 0)
-            break;
-    }
-    index_reader_free(index);
-    return r;
-}
-
-static int merge(struct oci_image *img, struct tree *t, struct sm_error *err)
-{
-    char name[DIGEST_HEX_SIZE], shown[TEXT_SHOWN_SIZE];
-
-    for (size_t i = 0; i < img->sel.manifest.n_layers; i++) {
-        int r = merge_layer(t, img->layers[i].index_fd, err);
-
-        digest_hex(&img->sel.config.diff_ids[i], name);
-        if (r == -EBADMSG)
-            return sm_error_wrap(err, "the image store is damaged, remove \"%s/layers/%s\" and try again",
-                                 text_shown(shown, oci_store_path(img->store)), name);
-        if (r < 0)
-            return sm_error_wrap(err, "layer sha256:%s", name);
-    }
-    return 0;
-}
-
-static int write_meta(struct oci_image *img, struct tree *t, const struct digest *key, struct sm_error *err)
-{
-    CLEANUP_FREE struct erofs_layer *layers = calloc(img->sel.manifest.n_layers + 1, sizeof(*layers));
+    size_t n = img->sel.manifest.n_layers;
+    CLEANUP_FREE struct meta_layer *layers = calloc(n + 1, sizeof(*layers));
     struct store_temp temp = STORE_TEMP_INIT;
     CLEANUP_FD int fd = -1;
-    uint8_t uuid[16];
     uint64_t size;
     int r;
 
     if (!layers)
         return no_memory(err);
-    for (size_t i = 0; i < img->sel.manifest.n_layers; i++)
-        layers[i] = (struct erofs_layer){img->layers[i].index_fd, img->layers[i].data_size};
-    memcpy(uuid, key->bytes, sizeof(uuid));
-    uuid[6] = (uuid[6] & 0x0f) | 0x80; /* RFC 9562 §5.8: version 8, made as its maker likes */
-    uuid[8] = (uuid[8] & 0x3f) | 0x80;
+    for (size_t i = 0; i < n; i++)
+        layers[i] = (struct meta_layer){img->sel.config.diff_ids[i], img->layers[i].index_fd, img->layers[i].data_size};
     r = store_temp_new(&temp, img->store, err);
     if (r < 0)
         return r;
     fd = r = store_temp_file(&temp, "meta.erofs", err);
     if (r >= 0)
-        r = erofs_write(t, layers, (unsigned)img->sel.manifest.n_layers, uuid, fd, &size, err);
+        r = meta_write(layers, n, key, fd, &size, err);
     if (r >= 0)
         r = store_temp_commit(&temp, STORE_IMAGE, key, err);
     store_temp_discard(&temp);
-    return r;
-}
-
-/* The name of the metadata: a hash over what it is made from, and how. */
-static int image_key(const struct oci_image *img, struct digest *ret, struct sm_error *err)
-{
-    struct buf b = buf_init(OCI_MAX_LAYERS * DIGEST_BYTES + 64);
-    int r;
-
-    buf_str(&b, "supermachine merged image, format 1");
-    for (size_t i = 0; i < img->sel.config.n_diff_ids; i++)
-        buf_bytes(&b, img->sel.config.diff_ids[i].bytes, DIGEST_BYTES);
-    r = b.bad ? no_memory(err) : digest_of(ret, b.data, b.len, err);
-    buf_done(&b);
-    return r;
-}
-
-static int make_meta(struct oci_image *img, const struct digest *key, struct sm_error *err)
-{
-    struct tree *t;
-    int r = tree_new(&t, err);
-
-    if (r < 0)
-        return r;
-    r = merge(img, t, err);
-    if (r >= 0)
-        r = write_meta(img, t, key, err);
-    tree_free(t);
     return r;
 }
 
@@ -320,7 +251,7 @@ static int ensure_meta(struct oci_image *img, const struct oci_progress *progres
     CLEANUP_FD int lock_fd = -1;
     uint64_t data_size = 0;
     struct digest key;
-    int r = image_key(img, &key, err);
+    int r = meta_key(img->sel.config.diff_ids, img->sel.config.n_diff_ids, &key, err);
 
     if (r < 0)
         return r;
