@@ -30,6 +30,7 @@ GONE_TIMEOUT = 10  # seconds in which a worker must have gone after its owner
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "kvm: starts machines: needs a KVM that runs Linux")
+    config.pluginmanager.import_plugin("registry")  # its fixtures are for all files here
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real registries for the tests: Debian's docker-registry on loopback, its certificates and users, and what is in it.
+
+All registries of a session share one storage directory, so an image that was pushed to one can be pulled from each:
+plain, over TLS, with users, with signed tokens. Images get there as layouts, by put() (this file's own few lines, bytes
+as they are) or by skopeo.
+"""
+import base64
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import ROOT, needs_program
+from doubles import DEADLINE, INDEX, MANIFEST, TokenServer
+
+sys.path.insert(0, str(ROOT / "tests/images"))
+import oci  # noqa: E402
+
+EPOCH = 1700000000
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+USER, PASSWORD = "alice", "s3cret-" + secrets.token_hex(8)  # nobody may say this password
+
+
+def openssl(*args, **kwargs):
+    return subprocess.run([needs_program("openssl"), *map(str, args)], check=True, capture_output=True, **kwargs).stdout
+
+
+class Authority:
+    """A certificate authority of the tests' own."""
+
+    def __init__(self, directory):
+        self.dir = pathlib.Path(directory)
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self.cert, self.key = self.dir / "ca.crt", self.dir / "ca.key"
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
+                "/CN=Test authority", "-days", 30, "-keyout", self.key, "-out", self.cert)
+
+    def issue(self, name, subject_names="IP:127.0.0.1,DNS:localhost,DNS:registry.test", days=30):
+        """(certificate, key). With days=-1 it has expired."""
+        cert, key, csr, extensions = (self.dir / f"{name}.{suffix}" for suffix in ("crt", "key", "csr", "ext"))
+        openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", csr)
+        extensions.write_text(f"subjectAltName={subject_names}\n")
+        openssl("x509", "-req", "-in", csr, "-CA", self.cert, "-CAkey", self.key, "-CAcreateserial", "-days", days,
+                "-extfile", extensions, "-out", cert)
+        return cert, key
+
+
+class Registry:
+    """One docker-registry process. Use as a context."""
+
+    def __init__(self, storage, directory, tls=None, client_ca=None, users=None, tokens=None):
+        self.storage = pathlib.Path(storage)
+        self.dir = pathlib.Path(directory)
+        self.tls, self.client_ca, self.users, self.tokens = tls, client_ca, users, tokens
+        self.process = None
+
+    def config(self, port):
+        http_part = {"addr": f"127.0.0.1:{port}", "secret": "of these tests"}
+        if self.tls:
+            http_part["tls"] = {"certificate": str(self.tls[0]), "key": str(self.tls[1])}
+            if self.client_ca:
+                http_part["tls"]["clientcas"] = [str(self.client_ca)]
+        config = {"version": 0.1, "log": {"level": "warn", "accesslog": {"disabled": True}}, "http": http_part,
+                  "storage": {"filesystem": {"rootdirectory": str(self.storage)}, "delete": {"enabled": True}}}
+        if self.users:
+            file = self.dir / "htpasswd"
+            for user, password in self.users.items():
+                made = subprocess.run([needs_program("htpasswd"), "-niB", "-C", "4", user], input=password + "\n",
+                                      check=True, capture_output=True, text=True).stdout
+                with file.open("a") as out:
+                    out.write(made.strip() + "\n")
+            config["auth"] = {"htpasswd": {"realm": "test registry", "path": str(file)}}
+        if self.tokens:
+            config["auth"] = {"token": {"realm": self.tokens.url + "/token", "service": self.tokens.service,
+                                        "issuer": self.tokens.issuer, "rootcertbundle": str(self.tokens.cert)}}
+        return config  # JSON is YAML
+
+    def __enter__(self):
+        program = needs_program("docker-registry")
+        self.dir.mkdir(parents=True, exist_ok=True)
+        for _ in range(5):  # another may take the port first
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+            (self.dir / "config.yml").write_text(json.dumps(self.config(self.port)))
+            self.log = open(self.dir / "log", "wb")
+            self.process = subprocess.Popen([program, "serve", self.dir / "config.yml"], stdin=subprocess.DEVNULL,
+                                            stdout=self.log, stderr=self.log, cwd=self.dir)
+            if self.listens():
+                self.host = f"127.0.0.1:{self.port}"
+                return self
+            self.stop()
+        pytest.fail(f"docker-registry does not start: {(self.dir / 'log').read_text()[-2000:]}")
+
+    def listens(self):
+        deadline = time.monotonic() + DEADLINE
+        while self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+            assert time.monotonic() < deadline, "docker-registry does not listen"
+            time.sleep(0.01)
+        return False
+
+    def stop(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.log.close()
+            self.process = None
+
+    def __exit__(self, *_):
+        self.stop()
+
+    # ---- Content. The layout of the storage is that of distribution's `filesystem` driver. ----
+
+    def file(self, digest):
+        hexadecimal = digest.removeprefix("sha256:")
+        return self.storage / f"docker/registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
+
+    def read(self, digest):
+        return self.file(digest).read_bytes()
+
+    def adopt(self, repository, path, digest):
+        """A blob that is a file, given to the registry without copying it: for large ones."""
+        target = self.file(digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(path, target)
+        self.link(repository, digest)
+
+    def link(self, repository, digest):
+        where = self.storage / "docker/registry/v2/repositories" / repository / "_layers/sha256" / digest[7:]
+        where.mkdir(parents=True, exist_ok=True)
+        (where / "link").write_text(digest)
+
+    def put_manifest(self, repository, reference, data, media_type):
+        connection = http.client.HTTPConnection(self.host, timeout=DEADLINE)
+        connection.request("PUT", f"/v2/{repository}/manifests/{reference}", data, {"Content-Type": media_type})
+        reply = connection.getresponse()
+        body = reply.read()
+        connection.close()
+        assert reply.status == 201, body
+
+    def put(self, layout, repository, tag="latest", of="latest"):
+        """An image or an index of an OCI layout, bytes as they are. Its Image."""
+        layout = pathlib.Path(str(layout).removeprefix("oci:"))
+        for descriptor in json.loads((layout / "index.json").read_text())["manifests"]:
+            if descriptor.get("annotations", {}).get("org.opencontainers.image.ref.name") == of:
+                self.put_tree(layout, repository, descriptor)
+                data = (layout / "blobs/sha256" / descriptor["digest"][7:]).read_bytes()
+                self.put_manifest(repository, tag, data, descriptor["mediaType"])
+                return Image(self, repository, tag, descriptor["digest"], json.loads(data))
+        raise KeyError(of)
+
+    def put_tree(self, layout, repository, descriptor):
+        path = layout / "blobs/sha256" / descriptor["digest"][7:]
+        document = json.loads(path.read_bytes())
+        for below in document.get("manifests", []):
+            self.put_tree(layout, repository, below)
+        for blob in [document["config"], *document["layers"]] if "config" in document else []:
+            target = self.file(blob["digest"])
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(layout / "blobs/sha256" / blob["digest"][7:], target)
+            self.link(repository, blob["digest"])
+        self.put_manifest(repository, descriptor["digest"], path.read_bytes(), descriptor["mediaType"])
+
+
+class Image:
+    """What was pushed."""
+
+    def __init__(self, registry, repository, tag, digest, manifest):
+        self.registry, self.repository, self.tag, self.digest = registry, repository, tag, digest
+        self.manifest = manifest
+        self.layers = manifest.get("layers", [])
+
+    def at(self, host):
+        """Its reference at another host: a front, a registry of the same storage."""
+        return f"{getattr(host, 'host', host)}/{self.repository}:{self.tag}"
+
+    @property
+    def ref(self):
+        return self.at(self.registry)
+
+    @property
+    def size(self):
+        return sum(layer["size"] for layer in self.layers)
+
+
+class SigningTokenServer(TokenServer):
+    """Its tokens are JWTs that a docker-registry verifies by the certificate (distribution's "Token Authentication
+    Specification"), so that the two check each other."""
+
+    issuer = "token server of the tests"
+
+    def __init__(self, authority, **kwargs):
+        super().__init__(**kwargs)
+        self.cert, self.key = authority.issue(f"tokens-{self.port}")
+
+    def answer(self, request):
+        response = super().answer(request)
+        if response.status != 200:
+            return response
+        body = json.loads(response.body)
+        scopes = [s for text in request.query.get("scope", []) for s in text.split(" ")]
+        access = [{"type": kind, "name": name, "actions": actions.split(",")} for scope in scopes
+                  for kind, name, actions in [scope.split(":")]]
+        now = int(time.time())
+        claims = {"iss": self.issuer, "sub": "someone", "aud": self.service, "nbf": now - 60, "iat": now,
+                  "exp": now + int(self.seconds), "jti": secrets.token_hex(8), "access": access}
+        der = base64.b64encode(openssl("x509", "-in", self.cert, "-outform", "DER")).decode()
+        text = b".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=") for p in
+                         ({"typ": "JWT", "alg": "RS256", "x5c": [der]}, claims))
+        signature = openssl("dgst", "-sha256", "-sign", self.key, input=text)
+        body[self.field] = (text + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+        response.body = json.dumps(body).encode()
+        return response
+
+
+# ---- Images ----
+
+def random_tar(name, size=200_000, files=4):
+    t = oci.Tar(EPOCH)
+    for i in range(files):
+        t.add(f"{name}/{i}", data=os.urandom(size // files))
+    return t.done()
+
+
+def layout(path, *layers, compression="+gzip", config=None, tag="latest"):
+    """An OCI layout made of tar archives, for this host's platform."""
+    made = oci.Layout(str(path))
+    made.image(tag, list(layers), config or {}, EPOCH, compression)
+    made.done()
+    return pathlib.Path(path)
+
+
+def push_image(registry, path, repository, sizes=(300_000, 200_000), **kwargs):
+    """A small image with layers that nobody else has."""
+    layers = [random_tar(f"layer{i}", size) for i, size in enumerate(sizes)]
+    return registry.put(layout(path, *layers, **kwargs), repository)
+
+
+def skopeo(*args, **kwargs):
+    done = subprocess.run([needs_program("skopeo"), *map(str, args)], capture_output=True, text=True, timeout=300,
+                          stdin=subprocess.DEVNULL, **kwargs)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---- Fixtures ----
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory):
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="session")
+def registry(storage, tmp_path_factory):
+    """A plain one, for all tests."""
+    with Registry(storage, tmp_path_factory.mktemp("plain")) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def tls_registry(storage, authority, tmp_path_factory):
+    """Over TLS (and so by HTTP/2 to who can), certificate of the tests' authority."""
+    with Registry(storage, tmp_path_factory.mktemp("tls"), tls=authority.issue("tls")) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def private_registry(storage, authority, tmp_path_factory):
+    """TLS, and only for USER with PASSWORD."""
+    with Registry(storage, tmp_path_factory.mktemp("private"), tls=authority.issue("private"),
+                  users={USER: PASSWORD}) as it:
+        yield it
+
+
+@pytest.fixture
+def double():
+    """double(Class, ...): a double that ends with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda cls, *args, **kwargs: stack.enter_context(cls(*args, **kwargs))
