@@ -316,7 +316,7 @@ int oci_image_open(struct oci_image **ret, struct oci_store *store, const char *
 {
     struct oci_image *img = calloc(1, sizeof(*img));
     struct layout layout = LAYOUT_INIT;
-    struct oci_ref parsed = {NULL, NULL};
+    struct oci_ref parsed = OCI_REF_INIT;
     struct platform want;
     char shown[TEXT_SHOWN_SIZE];
     int r;
@@ -326,10 +326,13 @@ int oci_image_open(struct oci_image **ret, struct oci_store *store, const char *
     img->store = store;
     img->meta_fd = -1;
     r = ref_parse(&parsed, ref, err);
+    if (r >= 0 && parsed.kind != REF_OCI_DIR)
+        r = sm_error_set(err, ENOTSUP, "image \"%s\" is not in a directory: write oci:DIRECTORY or oci:DIRECTORY:TAG",
+                         text_shown(shown, ref));
     if (r >= 0)
         r = platform_parse(&want, options ? options->platform : NULL, err);
     if (r >= 0)
-        r = layout_open(&layout, parsed.dir, err);
+        r = layout_open(&layout, parsed.path, err);
     if (r >= 0) {
         r = select_image(&img->sel, &layout, parsed.tag, &want, err);
         if (r >= 0)

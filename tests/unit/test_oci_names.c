@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Digests, references and platforms, as text. */
+/* Digests and platforms, as text. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,9 +12,7 @@
 
 #include "base/checked.h"
 #include "oci/digest.h"
-#include "oci/limits.h"
 #include "oci/platform.h"
-#include "oci/ref.h"
 #include "oci/text.h"
 
 #define ABC "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" /* FIPS 180-4, example 1 */
@@ -44,38 +42,6 @@ static void test_digest(void **state)
         assert_int_equal(digest_parse(&d, bad[i], "the field", &err), -EINVAL);
         assert_non_null(strstr(err.text, "the field"));
     }
-}
-
-static void test_ref(void **state)
-{
-    static const struct {
-        const char *s, *dir, *tag;
-    } good[] = {
-        {"oci:dir", "dir", NULL},
-        {"oci:/a/b c:latest", "/a/b c", "latest"},
-        {"oci:../x:reg.example/a/b:1.0", "../x", "reg.example/a/b:1.0"},
-    };
-    static const char *const bad[] = {"", "dir", "oci:", "oci::tag", "oci:dir:", "docker:x", "oci"};
-    struct sm_error err = SM_ERROR_INIT;
-    struct oci_ref ref;
-    char *longer = malloc(OCI_REF_MAX + 10);
-
-    for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
-        assert_int_equal(ref_parse(&ref, good[i].s, &err), 0);
-        assert_string_equal(ref.dir, good[i].dir);
-        if (good[i].tag)
-            assert_string_equal(ref.tag, good[i].tag);
-        else
-            assert_null(ref.tag);
-        ref_done(&ref);
-    }
-    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-        assert_int_equal(ref_parse(&ref, bad[i], &err), -EINVAL);
-    memset(longer, 'a', OCI_REF_MAX + 9);
-    memcpy(longer, "oci:", 4);
-    longer[OCI_REF_MAX + 9] = '\0';
-    assert_int_equal(ref_parse(&ref, longer, &err), -ENAMETOOLONG);
-    free(longer);
 }
 
 static void test_platform(void **state)
@@ -127,7 +93,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_digest),
-        cmocka_unit_test(test_ref),
         cmocka_unit_test(test_platform),
         cmocka_unit_test(test_text),
     };
