@@ -182,7 +182,7 @@ def assert_same(found, expected):
 
 
 @as_root
-@pytest.mark.parametrize("name", ["busybox", "debian", "python", "nginx", "redis", "node"])
+@pytest.mark.parametrize("name", ["busybox", "buildah", "debian", "python", "nginx", "redis", "node"])
 def test_disk_equals_umoci(name, tmp_path, store):
     found, expected = compare(image(name), tmp_path, store)
     assert_same(found, expected)
