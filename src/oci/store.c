@@ -8,7 +8,10 @@
  *
  *   layers/<64 hex>/data, index   one converted layer, named by its diff id
  *   images/<64 hex>/meta.erofs    the merged metadata, named by a hash over the layers' diff ids
+ *   blobs/, partial/              what images came as: blobs.c
+ *   names/, used/                 what they are called, and when they were used: names.c
  *   locks/<kind>-<64 hex>         empty files, locked by whoever makes that object; never removed
+ *   locks/gc, locks/names         see gc.c, names.c
  *   tmp/<random>/                 what is being made; its directory is locked by the process that makes it
  *
  * Every name in it is made here from digests and random numbers. Objects appear whole: written below tmp, synced,
@@ -37,28 +40,37 @@
 #include "base/cleanup.h"
 #include "oci/erofs.h"
 #include "oci/index.h"
+#include "oci/json.h"
 #include "oci/limits.h"
+#include "oci/store_dirs.h"
 #include "oci/text.h"
 
-#define TEMP_TRIES 100
+#define TEMP_TRIES        100
+#define STORE_MAX_OBJECTS 1000000u
 
-struct oci_store {
-    char *dir;
-    int layers_fd, images_fd, locks_fd, tmp_fd;
-};
-
-static const char *const kind_names[] = {[STORE_LAYER] = "layer", [STORE_IMAGE] = "image"};
+static const char *const kind_names[] = {[STORE_LAYER] = "layer", [STORE_IMAGE] = "image", [STORE_BLOB] = "blob"};
 
 static int place_of(const struct oci_store *s, enum store_kind kind)
 {
-    return kind == STORE_LAYER ? s->layers_fd : s->images_fd;
+    return kind == STORE_LAYER ? s->layers_fd : kind == STORE_IMAGE ? s->images_fd : s->blobs_fd;
 }
 
-static int fail(const struct oci_store *s, struct sm_error *err, int code, const char *what)
+int store_fail(const struct oci_store *s, struct sm_error *err, int code, const char *what)
 {
     char shown[TEXT_SHOWN_SIZE];
 
-    return sm_error_sys(err, code, "%s in the image store \"%s\"", what, text_shown(shown, s->dir));
+    text_shown(shown, s->dir);
+    if (code == ENOSPC || code == EDQUOT)
+        return sm_error_set(err, code,
+                            "%s in the image store \"%s\": the disk is full; make room there, for example with "
+                            "`supermachine prune`",
+                            what, shown);
+    if (code == EROFS || code == EACCES || code == EPERM)
+        return sm_error_set(err, code,
+                            "%s in the image store \"%s\": %s; choose a directory that can be written with "
+                            "SUPERMACHINE_HOME",
+                            what, shown, code == EROFS ? "its file system is read-only" : "permission denied");
+    return sm_error_sys(err, code, "%s in the image store \"%s\"", what, shown);
 }
 
 /* Opening */
@@ -104,18 +116,26 @@ static int make_dirs(const char *dir, struct sm_error *err)
 static int open_subdir(const struct oci_store *s, int store_fd, const char *name, int *ret, struct sm_error *err)
 {
     if (mkdirat(store_fd, name, 0700) < 0 && errno != EEXIST)
-        return fail(s, err, errno, "cannot make a directory");
+        return store_fail(s, err, errno, "cannot make a directory");
     *ret = openat(store_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    return *ret < 0 ? fail(s, err, errno, "cannot open a directory") : 0;
+    return *ret < 0 ? store_fail(s, err, errno, "cannot open a directory") : 0;
 }
 
 /* One level of files, and the directory. What cannot be removed is left for the next time. */
 static void remove_dir(int parent_fd, const char *name, int dir_fd)
 {
-    static const char *const files[] = {"data", "index", "meta.erofs"};
+    int scan_fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = scan_fd < 0 ? NULL : fdopendir(scan_fd);
+    struct dirent *e;
 
-    for (size_t i = 0; i < ARRAY_SIZE(files); i++)
-        unlinkat(dir_fd, files[i], 0);
+    if (!d)
+        close_fd(&scan_fd);
+    while (d && (e = readdir(d))) {
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
+            unlinkat(dir_fd, e->d_name, 0);
+    }
+    if (d)
+        closedir(d);
     unlinkat(parent_fd, name, AT_REMOVEDIR);
 }
 
@@ -141,15 +161,36 @@ static void sweep(const struct oci_store *s)
     closedir(d);
 }
 
+static int open_subdirs(struct oci_store *s, struct sm_error *err)
+{
+    struct {
+        const char *name;
+        int *fd;
+    } subdirs[] = {
+        {"layers", &s->layers_fd}, {"images", &s->images_fd}, {"blobs", &s->blobs_fd}, {"partial", &s->partial_fd},
+        {"names", &s->names_fd},   {"used", &s->used_fd},     {"locks", &s->locks_fd}, {"tmp", &s->tmp_fd},
+    };
+    CLEANUP_FD int fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return store_fail(s, err, errno, "cannot open the directory");
+    for (size_t i = 0; i < ARRAY_SIZE(subdirs); i++) {
+        int r = open_subdir(s, fd, subdirs[i].name, subdirs[i].fd, err);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 int oci_store_open(struct oci_store **ret, const char *dir, struct sm_error *err)
 {
-    struct oci_store *s = calloc(1, sizeof(*s));
-    CLEANUP_FD int fd = -1;
-    int r;
+    struct oci_store *s = malloc(sizeof(*s));
+    int r = 0;
 
     if (!s)
         return sm_error_set(err, ENOMEM, "out of memory");
-    s->layers_fd = s->images_fd = s->locks_fd = s->tmp_fd = -1;
+    *s = (struct oci_store){NULL, -1, -1, -1, -1, -1, -1, -1, -1};
     if (dir) {
         s->dir = strdup(dir);
         r = s->dir ? 0 : sm_error_set(err, ENOMEM, "out of memory");
@@ -158,19 +199,8 @@ int oci_store_open(struct oci_store **ret, const char *dir, struct sm_error *err
     }
     if (r >= 0)
         r = make_dirs(s->dir, err);
-    if (r >= 0) {
-        fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-            r = fail(s, err, errno, "cannot open the directory");
-    }
     if (r >= 0)
-        r = open_subdir(s, fd, "layers", &s->layers_fd, err);
-    if (r >= 0)
-        r = open_subdir(s, fd, "images", &s->images_fd, err);
-    if (r >= 0)
-        r = open_subdir(s, fd, "locks", &s->locks_fd, err);
-    if (r >= 0)
-        r = open_subdir(s, fd, "tmp", &s->tmp_fd, err);
+        r = open_subdirs(s, err);
     if (r < 0) {
         oci_store_free(s);
         return r;
@@ -186,6 +216,10 @@ void oci_store_free(struct oci_store *s)
         return;
     close_fd(&s->layers_fd);
     close_fd(&s->images_fd);
+    close_fd(&s->blobs_fd);
+    close_fd(&s->partial_fd);
+    close_fd(&s->names_fd);
+    close_fd(&s->used_fd);
     close_fd(&s->locks_fd);
     close_fd(&s->tmp_fd);
     free(s->dir);
@@ -197,7 +231,22 @@ const char *oci_store_path(const struct oci_store *s)
     return s->dir;
 }
 
-int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)
+int store_lock_file(struct oci_store *s, const char *name, struct sm_error *err)
+{
+    int fd = openat(s->locks_fd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    /* A store that cannot be written is good enough for who only reads; NFS wants writers to be able to write. */
+    if (fd < 0 && (errno == EROFS || errno == EACCES)) {
+        int saved = errno;
+
+        fd = openat(s->locks_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        errno = fd < 0 ? saved : 0;
+    }
+    return fd < 0 ? store_fail(s, err, errno, "cannot make a lock") : fd;
+}
+
+int store_lock_told(struct oci_store *s, enum store_kind kind, const struct digest *name,
+                    int (*waiting)(void *ctx, const char *who), void *ctx, struct sm_error *err)
 {
     char hex[DIGEST_HEX_SIZE], file[DIGEST_HEX_SIZE + 8];
     CLEANUP_FD int fd = -1;
@@ -205,32 +254,97 @@ int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *n
 
     digest_hex(name, hex);
     snprintf(file, sizeof(file), "%s-%s", kind_names[kind], hex);
-    fd = openat(s->locks_fd, file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    fd = store_lock_file(s, file, err);
     if (fd < 0)
-        return fail(s, err, errno, "cannot make a lock");
-    do {
-        r = flock(fd, LOCK_EX);
-    } while (r < 0 && errno == EINTR);
-    return r < 0 ? fail(s, err, errno, "cannot lock") : steal_fd(&fd);
+        return fd;
+    r = lock_take(fd, LOCK_EX, &(struct lock_wait){.timeout_ms = -1, .waiting = waiting, .ctx = ctx});
+    if (r == -ECANCELED)
+        return sm_error_set(err, ECANCELED, "stopped while waiting for another process");
+    return r < 0 ? store_fail(s, err, -r, "cannot lock") : steal_fd(&fd);
+}
+
+int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)
+{
+    return store_lock_told(s, kind, name, NULL, NULL, err);
 }
 
 /* Objects */
+
+int store_open_file(const struct oci_store *s, int dir_fd, const char *path, struct stat *ret_st, struct sm_error *err)
+{
+    CLEANUP_FD int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+    if (fd < 0)
+        return errno == ENOENT || errno == ELOOP ? -ENOENT : store_fail(s, err, errno, "cannot open an object");
+    if (fstat(fd, ret_st) < 0)
+        return store_fail(s, err, errno, "cannot look at an object");
+    return S_ISREG(ret_st->st_mode) ? steal_fd(&fd) : -ENOENT;
+}
 
 /* A regular file of an object, read-only: its descriptor, -ENOENT when it is not there. */
 static int open_part(struct oci_store *s, enum store_kind kind, const struct digest *name, const char *file,
                      struct stat *ret_st, struct sm_error *err)
 {
     char path[DIGEST_HEX_SIZE + 16];
-    CLEANUP_FD int fd = -1;
 
     digest_hex(name, path);
     snprintf(path + strlen(path), sizeof(path) - strlen(path), "/%s", file);
-    fd = openat(place_of(s, kind), path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0)
-        return errno == ENOENT ? -ENOENT : fail(s, err, errno, "cannot open an object");
-    if (fstat(fd, ret_st) < 0)
-        return fail(s, err, errno, "cannot look at an object");
-    return S_ISREG(ret_st->st_mode) ? steal_fd(&fd) : -ENOENT;
+    return store_open_file(s, place_of(s, kind), path, ret_st, err);
+}
+
+static bool is_hex_name(const char *name)
+{
+    size_t n = strspn(name, "0123456789abcdef");
+
+    return n == DIGEST_HEX_SIZE - 1 && !name[n];
+}
+
+int store_list_dir(const struct oci_store *s, int dir_fd, bool odd, char ***ret, size_t *ret_n, struct sm_error *err)
+{
+    int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    size_t n = 0, size = 64;
+    char **list = calloc(size, sizeof(*list));
+    struct dirent *e;
+
+    if (!d) {
+        r = store_fail(s, err, errno, "cannot list a directory");
+        close_fd(&fd);
+    } else if (!list) {
+        r = sm_error_set(err, ENOMEM, "out of memory");
+    }
+    while (r >= 0 && (errno = 0, e = readdir(d))) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || is_hex_name(e->d_name) == odd)
+            continue;
+        if (n + 1 == size) { /* room for the NULL at the end */
+            char **larger = reallocarray(list, size * 2, sizeof(*list));
+
+            if (!larger) {
+                r = sm_error_set(err, ENOMEM, "out of memory");
+                break;
+            }
+            memset(larger + size, 0, size * sizeof(*list));
+            list = larger;
+            size *= 2;
+        }
+        list[n] = strdup(e->d_name);
+        if (!list[n++])
+            r = sm_error_set(err, ENOMEM, "out of memory");
+        else if (n > STORE_MAX_OBJECTS)
+            r = sm_error_set(err, E2BIG, "there are more than %u objects of a kind in the image store \"%s\"",
+                             STORE_MAX_OBJECTS, s->dir);
+    }
+    if (r >= 0 && errno)
+        r = store_fail(s, err, errno, "cannot list a directory");
+    if (d)
+        closedir(d);
+    if (r < 0) {
+        strings_free(list);
+        return r;
+    }
+    *ret = list;
+    *ret_n = n;
+    return 0;
 }
 
 int store_open_layer(struct oci_store *s, const struct digest *diff_id, int *ret_data_fd, int *ret_index_fd,
@@ -253,7 +367,7 @@ int store_open_layer(struct oci_store *s, const struct digest *diff_id, int *ret
     if (r == -EBADMSG)
         return -ENOENT;
     if (r < 0)
-        return fail(s, err, -r, "cannot read a converted layer");
+        return store_fail(s, err, -r, "cannot read a converted layer");
     *ret_data_size = index_data_size(index);
     index_reader_free(index);
     if ((uint64_t)st.st_size != *ret_data_size)
@@ -277,7 +391,7 @@ int store_open_image(struct oci_store *s, const struct digest *key, uint64_t dat
         return -ENOENT;
     r = erofs_check(fd, (uint64_t)st.st_size + data_size);
     if (r < 0)
-        return fail(s, err, -r, "cannot read a merged image");
+        return store_fail(s, err, -r, "cannot read a merged image");
     if (!r)
         return -ENOENT;
     *ret_size = (uint64_t)st.st_size;
@@ -306,10 +420,10 @@ static int try_temp(struct store_temp *t, struct sm_error *err)
     if (r < 0)
         return r;
     if (mkdirat(t->store->tmp_fd, t->name, 0700) < 0)
-        return fail(t->store, err, errno, "cannot make a temporary directory");
+        return store_fail(t->store, err, errno, "cannot make a temporary directory");
     t->dir_fd = openat(t->store->tmp_fd, t->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (t->dir_fd < 0)
-        return errno == ENOENT ? 0 : fail(t->store, err, errno, "cannot open a temporary directory");
+        return errno == ENOENT ? 0 : store_fail(t->store, err, errno, "cannot open a temporary directory");
     if (!flock(t->dir_fd, LOCK_EX | LOCK_NB) && !fstat(t->dir_fd, &by_fd) &&
         !fstatat(t->store->tmp_fd, t->name, &by_name, AT_SYMLINK_NOFOLLOW) && by_fd.st_ino == by_name.st_ino)
         return 1;
@@ -338,7 +452,7 @@ int store_temp_file(const struct store_temp *t, const char *name, struct sm_erro
 {
     int fd = openat(t->dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
-    return fd < 0 ? fail(t->store, err, errno, "cannot make a file") : fd;
+    return fd < 0 ? store_fail(t->store, err, errno, "cannot make a file") : fd;
 }
 
 static int sync_files(const struct store_temp *t, enum store_kind kind, struct sm_error *err)
@@ -349,22 +463,33 @@ static int sync_files(const struct store_temp *t, enum store_kind kind, struct s
         CLEANUP_FD int fd = openat(t->dir_fd, *name, O_RDONLY | O_CLOEXEC);
 
         if (fd < 0 || fsync(fd) < 0)
-            return fail(t->store, err, errno, "cannot write an object to disk");
+            return store_fail(t->store, err, errno, "cannot write an object to disk");
     }
-    return fsync(t->dir_fd) < 0 ? fail(t->store, err, errno, "cannot write an object to disk") : 0;
+    return fsync(t->dir_fd) < 0 ? store_fail(t->store, err, errno, "cannot write an object to disk") : 0;
 }
 
-/* A damaged object out of the way. */
-static void move_away(const struct store_temp *t, int place_fd, const char *hex)
+void store_remove_dir(const struct oci_store *s, int place_fd, const char *hex)
 {
     struct sm_error ignored = SM_ERROR_INIT;
     char name[40];
 
-    if (random_name(name, &ignored) < 0 || renameat(place_fd, hex, t->store->tmp_fd, name) < 0)
+    /* Out of its place first: a process that dies between two files must not leave half an object there. */
+    if (random_name(name, &ignored) < 0 || renameat(place_fd, hex, s->tmp_fd, name) < 0)
         return;
-    CLEANUP_FD int fd = openat(t->store->tmp_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    CLEANUP_FD int fd = openat(s->tmp_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (fd >= 0)
-        remove_dir(t->store->tmp_fd, name, fd);
+        remove_dir(s->tmp_fd, name, fd);
+}
+
+int store_temp_place(const struct store_temp *t, const char *file, int dir_fd, const char *name, struct sm_error *err)
+{
+    CLEANUP_FD int fd = openat(t->dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0 || fsync(fd) < 0)
+        return store_fail(t->store, err, errno, "cannot write a file to disk");
+    if (renameat(t->dir_fd, file, dir_fd, name) < 0 || fsync(dir_fd) < 0)
+        return store_fail(t->store, err, errno, "cannot put a file in its place");
+    return 0;
 }
 
 int store_temp_commit(struct store_temp *t, enum store_kind kind, const struct digest *name, struct sm_error *err)
@@ -377,11 +502,11 @@ int store_temp_commit(struct store_temp *t, enum store_kind kind, const struct d
     digest_hex(name, hex);
     r = renameat(t->store->tmp_fd, t->name, place_fd, hex);
     if (r < 0 && (errno == EEXIST || errno == ENOTEMPTY)) {
-        move_away(t, place_fd, hex);
+        store_remove_dir(t->store, place_fd, hex); /* it is damaged */
         r = renameat(t->store->tmp_fd, t->name, place_fd, hex);
     }
     if (r < 0 || fsync(place_fd) < 0)
-        return fail(t->store, err, errno, "cannot put an object in its place");
+        return store_fail(t->store, err, errno, "cannot put an object in its place");
     close_fd(&t->dir_fd);
     return 0;
 }
