@@ -85,8 +85,10 @@ struct hv {
     int (*vcpu_setup)(struct hv_vcpu *vcpu, const struct hv_boot *boot, struct sm_error *err);
     /* Enter the guest once. 0 and *ret, which is valid until the next call; or -errno. */
     int (*vcpu_run)(struct hv_vcpu *vcpu, struct hv_exit *ret, struct sm_error *err);
-    /* The vCPU's current or next vcpu_run on `thread` returns HV_EXIT_KICKED soon; stays so for all later runs. */
+    /* The vCPU's current or next vcpu_run on `thread` returns HV_EXIT_KICKED soon; stays so until vcpu_unkick. */
     void (*vcpu_kick)(struct hv_vcpu *vcpu, pthread_t thread);
+    /* Kicks that came before are over: runs enter the guest again. The vCPU's thread, not running. */
+    void (*vcpu_unkick)(struct hv_vcpu *vcpu);
     /* Instruction pointer, for error messages; 0 when unknown. The vCPU's thread, not running. */
     uint64_t (*vcpu_pc)(struct hv_vcpu *vcpu);
 };

@@ -269,6 +269,11 @@ static void vcpu_kick(struct hv_vcpu *vcpu, pthread_t thread)
     pthread_kill(thread, HV_KICK_SIGNAL);
 }
 
+static void vcpu_unkick(struct hv_vcpu *vcpu)
+{
+    __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+}
+
 static uint64_t vcpu_pc(struct hv_vcpu *vcpu)
 {
     return kvm_arch_vcpu_pc(vcpu);
@@ -289,5 +294,6 @@ const struct hv hv_kvm = {
     .vcpu_setup = vcpu_setup,
     .vcpu_run = vcpu_run,
     .vcpu_kick = vcpu_kick,
+    .vcpu_unkick = vcpu_unkick,
     .vcpu_pc = vcpu_pc,
 };

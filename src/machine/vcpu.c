@@ -6,7 +6,8 @@
  *
  * Each vCPU has one thread, which owns the hypervisor's vCPU from the moment it is made. Threads first run thread_init
  * (the sandbox's filter for their kind), report, and wait for `go`, so that nothing of the guest runs before all of the
- * process is shut in. Then: look at `stop`, enter, dispatch the exit by the table at the end of this file.
+ * process is shut in. Then: look at `stop` and `pause` (machine/coord.c), enter, dispatch the exit by the table at the
+ * end of this file.
  *
  * The end of a run is said once, by whoever sees it first (events_end): a device on a vCPU thread, an exit, the owner.
  * The saying sets `stop` and wakes the loop, which kicks every vCPU and joins. A kick can't be lost: the hypervisor's
@@ -25,6 +26,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/io.h"
+#include "machine/coord.h"
 
 void vcpu_group_init(struct vcpu_group *g)
 {
@@ -161,7 +163,7 @@ int vcpu_handle_exit(struct vcpu *v, const struct hv_exit *e)
 
 /* --- the loop --- */
 
-static int run_once(struct vcpu *v)
+int vcpu_run_once(struct vcpu *v, enum hv_exit_kind *ret_kind)
 {
     struct vcpu_group *g = v->group;
     struct sm_error err = SM_ERROR_INIT;
@@ -174,6 +176,7 @@ static int run_once(struct vcpu *v)
         vcpu_group_end(g, MACHINE_VCPU_ERROR, "", err.text, strlen(err.text));
         return 1;
     }
+    *ret_kind = e.kind;
     if (!v->profile)
         return vcpu_handle_exit(v, &e);
     uint64_t left = io_now_ns();
@@ -204,6 +207,16 @@ static bool wait_for_go(struct vcpu *v)
     return r >= 0;
 }
 
+static void run(struct vcpu *v)
+{
+    struct vcpu_group *g = v->group;
+    enum hv_exit_kind kind;
+    int leave = 0;
+
+    while (!leave && !atomic_load(&g->stop))
+        leave = atomic_load(&g->pause) ? coord_rest(v) : vcpu_run_once(v, &kind);
+}
+
 static void *vcpu_thread(void *arg)
 {
     struct vcpu *v = arg;
@@ -213,8 +226,11 @@ static void *vcpu_thread(void *arg)
         return NULL;
     if (v->index == 0)
         atomic_store(&g->first_entry_ns, io_now_ns());
-    while (!atomic_load(&g->stop) && run_once(v) == 0)
-        ;
+    run(v);
+    pthread_mutex_lock(&g->lock);
+    g->gone++;
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
     return NULL;
 }
 

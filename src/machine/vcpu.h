@@ -15,6 +15,17 @@
 
 #define VCPU_STACK_SIZE (256 * 1024) /* address space; what is not touched costs nothing */
 
+struct vcpu;
+
+/* Work on a vCPU's state, to be done on its thread (machine/coord.h). */
+struct vcpu_task {
+    struct vcpu *vcpu;
+    int (*fn)(struct vcpu *v, void *ctx, struct sm_error *err);
+    void *ctx;
+    struct sm_error *err;
+    int result;
+};
+
 /* What the vCPUs of a machine share. Set up before the first thread; then only the atomics and what `lock` guards
  * change. */
 struct vcpu_group {
@@ -27,7 +38,7 @@ struct vcpu_group {
     void *ctx;
     unsigned trace_max;
 
-    atomic_bool stop;
+    atomic_bool stop, pause;
     atomic_uint traced;
     atomic_uint_fast64_t first_entry_ns;
 
@@ -37,6 +48,8 @@ struct vcpu_group {
     bool go;        /* they may enter the guest, or leave when `stop` is set */
     int init_error; /* of the first thread that failed */
     struct sm_error *init_err;
+    unsigned resting, gone; /* threads at a rendezvous; threads that have left their run loop */
+    struct vcpu_task *task; /* the one to be done; NULL: none */
 };
 
 struct vcpu {
@@ -66,6 +79,9 @@ void vcpus_go(struct vcpu_group *g);
 
 /* After vcpu_group_end: force all out of the guest and wait for their threads. */
 void vcpus_join(struct vcpu *vcpus, unsigned n);
+
+/* Enter once and carry out the exit, whose kind it tells: 0 to go on, 1 to leave the loop. On the vCPU's thread. */
+int vcpu_run_once(struct vcpu *v, enum hv_exit_kind *ret_kind);
 
 /* Carry out one exit: 0 to go on, 1 to leave the loop. For tests; the run loop calls it. */
 int vcpu_handle_exit(struct vcpu *v, const struct hv_exit *e);

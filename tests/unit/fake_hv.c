@@ -156,6 +156,13 @@ static void vcpu_kick(struct hv_vcpu *vcpu, pthread_t thread)
     pthread_mutex_unlock(&lock);
 }
 
+static void vcpu_unkick(struct hv_vcpu *vcpu)
+{
+    pthread_mutex_lock(&lock);
+    kicked[vcpu->index] = false;
+    pthread_mutex_unlock(&lock);
+}
+
 static uint64_t vcpu_pc(struct hv_vcpu *vcpu)
 {
     return 0;
@@ -175,5 +182,6 @@ const struct hv hv_fake = {
     .vcpu_setup = vcpu_setup,
     .vcpu_run = vcpu_run,
     .vcpu_kick = vcpu_kick,
+    .vcpu_unkick = vcpu_unkick,
     .vcpu_pc = vcpu_pc,
 };
