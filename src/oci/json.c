@@ -131,6 +131,41 @@ void json_free(struct json *doc)
     json_object_put(value(doc));
 }
 
+int json_text(struct json *v, char **ret, struct sm_error *err)
+{
+    const char *text =
+        json_object_to_json_string_ext(value(v), JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+    char *copy = text ? strdup(text) : NULL; /* `text` is the value's */
+
+    if (!copy)
+        return sm_error_set(err, ENOMEM, "out of memory while writing JSON");
+    *ret = copy;
+    return 0;
+}
+
+static void wipe_strings(struct json_object *v) /* as deep as OCI_JSON_MAX_DEPTH */
+{
+    if (json_object_is_type(v, json_type_string)) {
+        /* What json-c hands out is its own buffer, and this document is ours alone. */
+        explicit_bzero((char *)(uintptr_t)json_object_get_string(v), (size_t)json_object_get_string_len(v));
+    } else if (json_object_is_type(v, json_type_object)) {
+        json_object_object_foreach(v, key, member)
+        {
+            (void)key;
+            wipe_strings(member);
+        }
+    } else if (json_object_is_type(v, json_type_array)) {
+        for (size_t i = 0; i < json_object_array_length(v); i++)
+            wipe_strings(json_object_array_get_idx(v, i));
+    }
+}
+
+void json_free_secret(struct json *doc)
+{
+    wipe_strings(value(doc));
+    json_free(doc);
+}
+
 /* The member, of the wanted type; *ret NULL when absent or null. */
 static int get(struct json *obj, const char *key, enum json_type type, bool required, struct json_object **ret,
                struct sm_error *err)
@@ -142,10 +177,11 @@ static int get(struct json *obj, const char *key, enum json_type type, bool requ
         return sm_error_set(err, EBADMSG, "\"%s\" is missing", key);
     if (v && !json_object_is_type(v, type))
         return sm_error_set(err, EBADMSG, "\"%s\" is not %s", key,
-                            type == json_type_string   ? "a string"
-                            : type == json_type_int    ? "a whole number"
-                            : type == json_type_object ? "an object"
-                                                       : "an array");
+                            type == json_type_string    ? "a string"
+                            : type == json_type_int     ? "a whole number"
+                            : type == json_type_boolean ? "true or false"
+                            : type == json_type_object  ? "an object"
+                                                        : "an array");
     *ret = v;
     return 0;
 }
@@ -184,6 +220,17 @@ int json_get_u64(struct json *obj, const char *key, bool required, uint64_t *ret
     if (n < 0 || n == INT64_MAX)
         return sm_error_set(err, EBADMSG, "\"%s\" is out of range", key);
     *ret = (uint64_t)n;
+    return 0;
+}
+
+int json_get_bool(struct json *obj, const char *key, bool *ret, struct sm_error *err)
+{
+    struct json_object *v = NULL;
+    int r = get(obj, key, json_type_boolean, false, &v, err);
+
+    if (r < 0)
+        return r;
+    *ret = v && json_object_get_boolean(v);
     return 0;
 }
 
