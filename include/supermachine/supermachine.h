@@ -165,7 +165,7 @@ struct sm_image_options {
  *
  * Errors: ENOENT no such image, layout or tag; EINVAL a bad reference; EBADMSG a digest or content that is not right;
  * ENOTSUP a media type, platform or feature that is not there; EACCES the registry wants a log-in; ECONNREFUSED,
- * EHOSTUNREACH, ETIMEDOUT, EPROTO the registry; EAGAIN its rate limit; ENOSPC the disk is full; ECANCELED `event`
+ * EHOSTUNREACH, ETIMEDOUT, EPROTO the registry; EBUSY its rate limit; ENOSPC the disk is full; ECANCELED `event`
  * wanted it; and what the system says.
  */
 SM_API int sm_image_open(struct sm_image **ret, const char *ref, const struct sm_image_options *options,
@@ -257,6 +257,8 @@ SM_API int sm_store_pull(struct sm_store *store, const char *name, const struct 
 
 struct sm_load_options {
     size_t size;          /* sizeof(struct sm_load_options) */
+    const char *file;     /* what the archive is called in sentences, and what an image is named after whose archive
+                             tells a tag alone; NULL: it came through a pipe */
     const char *name;     /* the image's name, instead of the archive's; only where there is one image in it */
     const char *platform; /* as in sm_image_options, and so are these: */
     int (*event)(void *ctx, const struct sm_image_event *event);

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "lib/options.h"
+#include "lib/store.h"
 
 static const char *const *as_const(char **list)
 {
@@ -32,22 +34,33 @@ static void fill_info(struct sm_image *image)
     };
 }
 
-static void tell(void *ctx, const char *what, uint64_t done, uint64_t total)
+static int policy_from(enum oci_pull_policy *ret, enum sm_pull_policy given, struct sm_error *err)
 {
-    const struct sm_image_options *options = ctx;
+    static const enum oci_pull_policy policies[] = {
+        [SM_PULL_MISSING] = OCI_PULL_MISSING,
+        [SM_PULL_ALWAYS] = OCI_PULL_ALWAYS,
+        [SM_PULL_NEVER] = OCI_PULL_NEVER,
+    };
 
-    options->event(options->event_ctx,
-                   &(struct sm_image_event){.kind = SM_IMAGE_CONVERTING, .done = done, .total = total});
+    if ((unsigned)given >= ARRAY_SIZE(policies))
+        return sm_error_set(err, EINVAL, "there is no pull policy %d", (int)given);
+    *ret = policies[given];
+    return 0;
 }
 
 int sm_image_open(struct sm_image **ret, const char *ref, const struct sm_image_options *given, struct sm_error *err)
 {
     struct sm_image_options options = {0};
     struct oci_open_options oci_options = {0};
-    struct oci_progress progress;
+    struct registry_options registry;
+    struct event_bridge bridge;
     struct sm_image *image;
     int r = OPTIONS_COPY(&options, given, err);
 
+    if (r >= 0)
+        r = registry_options_from(&registry, options.registry, err);
+    if (r >= 0)
+        r = policy_from(&oci_options.policy, options.pull, err);
     if (r < 0)
         return r;
     image = calloc(1, sizeof(*image));
@@ -57,9 +70,9 @@ int sm_image_open(struct sm_image **ret, const char *ref, const struct sm_image_
     r = oci_store_open(&image->store, options.store, err);
     if (r < 0)
         goto fail;
-    progress = (struct oci_progress){.fn = tell, .ctx = &options};
     oci_options.platform = options.platform;
-    oci_options.progress = options.event ? &progress : NULL;
+    oci_options.registry = &registry;
+    oci_options.events = event_bridge(&bridge, options.event, options.event_ctx);
     r = oci_image_open(&image->oci, image->store, ref, &oci_options, err);
     if (r < 0)
         goto fail;
