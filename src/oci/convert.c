@@ -15,6 +15,10 @@
  * Invariants, per layer: `to_first`, `to_second` hold what was hashed and not yet sent. A stream is read only when what
  * was read before has been sent on, so memory is two buffers a layer and a slow stage slows the ones before it.
  *
+ * A blob may still be on its way: the hooks then say how much of its file may be read, and wait for more together with
+ * this side's descriptors. The file is hashed from its first byte on, also what an earlier, interrupted fetch left in
+ * it: nothing on disk is trusted. When the file begins anew, so does the layer: new processes, empty outputs.
+ *
  * Errors: a stage that fails closes its input. The blob is then still hashed to its end, because "digest mismatch" is
  * the better sentence for what a decompressor can only call corrupt. Sockets instead of pipes: a closed one must give
  * EPIPE here, not a signal to whatever program links this.
@@ -34,6 +38,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "oci/events.h"
 #include "oci/layer.h"
 #include "oci/limits.h"
 #include "oci/sandbox.h"
@@ -41,6 +46,7 @@
 
 #define CHUNK       (256 * 1024u)
 #define SOCKET_SIZE (1024 * 1024)
+#define LEAST       (64 * 1024u) /* of a growing blob: to read every packet by itself would cost more than it gains */
 
 /* One direction of bytes: hashed when they are read, then sent on. */
 struct stage {
@@ -58,6 +64,8 @@ struct run {
     struct convert_files files;
     char name[DIGEST_STR_SIZE];
     bool started, done;
+    bool spoiled; /* the blob was wrong and begins anew */
+    unsigned generation;
     struct sandbox unzip, untar;
     int to_unzip, from_unzip, to_untar; /* our ends; -1: closed, or not there */
     struct stage blob, tar;
@@ -178,18 +186,23 @@ static int stage_init(struct stage *s, struct sm_error *err)
     return s->buf ? hasher_new(&s->hash, err) : sm_error_set(err, ENOMEM, "out of memory while converting a layer");
 }
 
-static int run_start(struct run *run, struct sm_error *err)
+static int run_stages(struct run *run, struct sm_error *err)
 {
-    int r = run->hooks->begin(run->hooks->ctx, run->number, &run->files, err);
+    int r = stage_init(&run->blob, err);
 
-    run->started = true;
-    if (r >= 0)
-        r = stage_init(&run->blob, err);
     if (r >= 0)
         r = stage_init(&run->tar, err);
     if (r >= 0 && run->job->compressed)
         r = start_unzip(run, err);
     return r < 0 ? r : start_untar(run, err);
+}
+
+static int run_start(struct run *run, struct sm_error *err)
+{
+    int r = run->hooks->begin(run->hooks->ctx, run->number, &run->files, err);
+
+    run->started = true;
+    return r < 0 ? r : run_stages(run, err);
 }
 
 static void run_free(struct run *run)
@@ -204,9 +217,23 @@ static void run_free(struct run *run)
     for (size_t i = 0; i < ARRAY_SIZE(stages); i++) {
         hasher_free(stages[i]->hash);
         free(stages[i]->buf);
-        stages[i]->hash = NULL;
-        stages[i]->buf = NULL;
+        *stages[i] = (struct stage){.total = stages[i]->total};
     }
+}
+
+static int run_restart(struct run *run, unsigned generation, struct sm_error *err)
+{
+    int fds[] = {run->files.data_fd, run->files.index_fd};
+
+    run_free(run);
+    run->blob.total = run->tar.total = 0;
+    run->generation = generation;
+    run->spoiled = false;
+    for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+        if (ftruncate(fds[i], 0) < 0 || lseek(fds[i], 0, SEEK_SET) < 0)
+            return sm_error_sys(err, errno, "cannot empty a file of the layer");
+    }
+    return run_stages(run, err);
 }
 
 /* Pumping */
@@ -252,21 +279,57 @@ static int check_digest(struct run *run, struct sm_error *err)
     return 0;
 }
 
+/* All of the blob has been read. */
+static int end_blob(struct run *run, struct sm_error *err)
+{
+    struct sm_error why = SM_ERROR_INIT;
+    int r = check_digest(run, &why);
+
+    run->blob.at_end = true;
+    if (r >= 0)
+        return 0;
+    if (run->hooks->mismatch && run->hooks->mismatch(run->hooks->ctx, run->number)) {
+        run->spoiled = true;
+        return 0;
+    }
+    return sm_error_set(err, -r, "%s", why.text);
+}
+
+/* Returns 1 when there was something to take, or the end. */
 static int read_blob(struct run *run, struct sm_error *err)
 {
+    struct convert_growth g = {.available = UINT64_MAX, .done = true};
     struct stage *s = &run->blob;
-    ssize_t n = io_read_full(run->files.blob_fd, s->buf, CHUNK);
+    size_t want = CHUNK;
+    bool end;
+    ssize_t n;
+    int r = run->hooks->growth ? run->hooks->growth(run->hooks->ctx, run->number, &g, err) : 0;
 
+    if (r < 0)
+        return r;
+    if (g.generation != run->generation || run->spoiled) {
+        r = run_restart(run, g.generation, err);
+        return r < 0 ? r : 1;
+    }
+    if (g.available < s->total)
+        return sm_error_set(err, EIO, "the blob became shorter while it was read");
+    if (g.available - s->total < want)
+        want = (size_t)(g.available - s->total);
+    if (want < LEAST && !g.done)
+        return 0;
+    n = io_pread_full(run->files.blob_fd, s->buf, want, s->total);
     if (n < 0)
         return sm_error_sys(err, (int)-n, "cannot read the blob");
-    if (s->total + (uint64_t)n > run->job->blob_size) /* it grew: no need to read on */
+    if (run->hooks->growth && (size_t)n < want)
+        return sm_error_set(err, EIO, "the blob became shorter while it was read");
+    end = (size_t)n < CHUNK && g.done;
+    if (s->total + (uint64_t)n > run->job->blob_size) { /* longer than it should be: no need to read on */
         n = 0;
-    stage_take(s, (size_t)n);
-    if (n < CHUNK) {
-        s->at_end = true;
-        return check_digest(run, err);
+        end = true;
     }
-    return 0;
+    stage_take(s, (size_t)n);
+    r = end ? end_blob(run, err) : 0;
+    return r < 0 ? r : 1;
 }
 
 static int check_bomb(const struct run *run, struct sm_error *err)
@@ -348,11 +411,13 @@ static int advance(struct run *run, struct sm_error *err)
     int r, moved = 0;
     size_t before;
 
-    if (stage_is_sent(blob) && !blob->at_end) {
+    if (run->spoiled || (stage_is_sent(blob) && !blob->at_end)) {
         r = read_blob(run, err);
         if (r < 0)
             return r;
-        moved = 1;
+        if (run->spoiled)
+            return 1;
+        moved = r;
     }
     if (!run->job->compressed && tar->at_end && !stage_is_sent(blob)) { /* the reader gave up: only hash the rest */
         blob->sent = blob->len;
@@ -420,23 +485,42 @@ static int step_all(struct run *runs, unsigned n, unsigned *ret_left, struct sm_
     return moved;
 }
 
-static void report(const struct run *runs, unsigned n, const struct oci_progress *progress)
+/* Tell how far each layer is that is being worked at. */
+static int report(const struct run *runs, unsigned n, const struct oci_events *events, struct sm_error *err)
 {
-    uint64_t done = 0, total = 0;
+    int r = 0;
 
-    if (!progress)
-        return;
-    for (unsigned i = 0; i < n; i++) {
-        done += runs[i].blob.total;
-        total += runs[i].job->blob_size;
+    for (unsigned i = 0; r >= 0 && i < n; i++) {
+        if (runs[i].started && !runs[i].done)
+            r = event_tell(events, OCI_EVENT_CONVERTING, &runs[i].job->blob, runs[i].blob.total, runs[i].job->blob_size,
+                           err);
     }
-    progress->fn(progress->ctx, n == 1 ? "converting 1 layer" : "converting layers", done, total);
+    return r;
+}
+
+static int wait_all(const struct run *runs, unsigned n, const struct convert_hooks *hooks, int timeout_ms,
+                    struct sm_error *err)
+{
+    struct pollfd polls[3 * OCI_PARALLEL_LAYERS];
+    unsigned n_polls = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (runs[i].started && !runs[i].done)
+            n_polls += add_polls(&runs[i], polls + n_polls);
+    }
+    if (hooks->wait)
+        return hooks->wait(hooks->ctx, polls, n_polls, timeout_ms, err);
+    assert(n_polls);
+    if (poll(polls, n_polls, timeout_ms) < 0 && errno != EINTR)
+        return sm_error_sys(err, errno, "cannot wait for the converting processes");
+    return 0;
 }
 
 int convert_layers(const struct convert_job *jobs, unsigned n, const struct convert_hooks *hooks,
-                   const struct oci_progress *progress, struct sm_error *err)
+                   const struct oci_events *events, struct sm_error *err)
 {
     struct run *runs = calloc(n ? n : 1, sizeof(*runs));
+    uint64_t told_ns = 0;
     unsigned left = n;
     int r = 0;
 
@@ -454,24 +538,14 @@ int convert_layers(const struct convert_job *jobs, unsigned n, const struct conv
         digest_str(&jobs[i].blob, runs[i].name);
     }
     while (left) {
-        struct pollfd polls[3 * OCI_PARALLEL_LAYERS];
-        unsigned n_polls = 0;
-
         r = step_all(runs, n, &left, err);
-        report(runs, n, progress);
+        if (r >= 0 && event_due(events, &told_ns) && report(runs, n, events, err) < 0)
+            r = -ECANCELED;
+        /* A hook's transfers move only while it waits, also when there is enough to do here. */
+        if (left && (!r || (r > 0 && hooks->wait)))
+            r = wait_all(runs, n, hooks, r ? 0 : event_timeout(events), err);
         if (r < 0)
             break;
-        if (r > 0)
-            continue;
-        for (unsigned i = 0; i < n; i++) {
-            if (runs[i].started && !runs[i].done)
-                n_polls += add_polls(&runs[i], polls + n_polls);
-        }
-        assert(n_polls);
-        if (poll(polls, n_polls, -1) < 0 && errno != EINTR) {
-            r = sm_error_sys(err, errno, "cannot wait for the converting processes");
-            break;
-        }
     }
     for (unsigned i = 0; i < n; i++)
         run_free(&runs[i]);

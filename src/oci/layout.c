@@ -147,3 +147,13 @@ int layout_read_blob(const struct layout *l, const struct digest *digest, uint64
     *ret = STEAL_PTR(data);
     return 0;
 }
+
+static int read_described(void *ctx, const struct descriptor *d, void **ret, struct sm_error *err)
+{
+    return layout_read_blob(ctx, &d->digest, d->size, ret, err);
+}
+
+struct documents layout_documents(struct layout *l)
+{
+    return (struct documents){read_described, l};
+}

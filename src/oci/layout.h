@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "oci/digest.h"
+#include "oci/documents.h"
 
 struct layout {
     int dir_fd; /* -1: none */
@@ -28,6 +29,9 @@ int layout_read_index(const struct layout *l, void **ret, size_t *ret_len, struc
 /* A whole blob of at most OCI_JSON_MAX_BYTES, its size and digest right. To be freed. */
 int layout_read_blob(const struct layout *l, const struct digest *digest, uint64_t size, void **ret,
                      struct sm_error *err);
+
+/* The same, for select.h. Good for as long as the layout is. */
+struct documents layout_documents(struct layout *l);
 
 /* A blob to be streamed: a regular file of the right size. Whoever reads it checks the digest. Returns the descriptor.
  */

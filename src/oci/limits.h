@@ -11,9 +11,15 @@
 #define OCI_JSON_MAX_STRING     (256 * 1024u) /* one value; MAX_ARG_STRLEN of Linux is half of it */
 #define OCI_INDEX_MAX_MANIFESTS 1024
 #define OCI_INDEX_MAX_NESTING   4
+#define OCI_INDEX_MAX_OPENED    64 /* of one image, nested ones together */
 #define OCI_MAX_LAYERS          127 /* what Docker's own drivers stop at */
 #define OCI_CONFIG_MAX_LIST     4096
 #define OCI_REF_MAX             4096
+
+/* The file behind a name in the store (oci/record.h). */
+#define OCI_RECORD_MAX_BYTES  (256 * 1024u)
+#define OCI_RECORD_MAX_IMAGES 64 /* one a platform */
+#define OCI_RECORD_MAX_SOURCE 8192
 
 /* One layer. */
 #define OCI_LAYER_MAX_BLOB    (64 * GIB)   /* compressed */
@@ -24,6 +30,14 @@
 #define OCI_LAYER_MAX_RATIO   250       /* decompressed to compressed ... */
 #define OCI_LAYER_RATIO_FLOOR (1 * GIB) /* ... looked at from here on */
 #define OCI_PARALLEL_LAYERS   4
+
+/* An archive that holds images (oci/archive.h). The ratio is a layer's. */
+#define OCI_ARCHIVE_MAX_ENTRIES 65536u
+#define OCI_ARCHIVE_MAX_NAMES   (16 * MIB) /* all names and targets of links together */
+#define OCI_ARCHIVE_MAX_BYTES   (512 * GIB)
+#define OCI_ARCHIVE_MAX_IMAGES  1024
+#define OCI_ARCHIVE_MAX_TAGS    1024 /* of one image */
+#define OCI_ARCHIVE_FOLLOW_MAX  8    /* links from one file to another */
 
 /* The processes that see a layer's bytes. */
 #define OCI_CHILD_MAX_MEMORY                                                                                           \

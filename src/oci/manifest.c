@@ -388,6 +388,42 @@ void config_doc_done(struct config_doc *doc)
     *doc = (struct config_doc){.n_diff_ids = 0};
 }
 
+/* Its own word, or else what it holds: an index has "manifests", a manifest "layers" (both are required there). */
+static int media_by_content(enum media *ret, struct json *doc, struct sm_error *err)
+{
+    struct json *manifests, *layers;
+    char shown[TEXT_SHOWN_SIZE];
+    const char *type;
+    size_t n;
+    int r = json_get_string(doc, "mediaType", false, &type, err);
+
+    if (r >= 0)
+        r = json_get_array(doc, "manifests", false, OCI_INDEX_MAX_MANIFESTS, &manifests, &n, err);
+    if (r >= 0)
+        r = json_get_array(doc, "layers", false, OCI_MAX_LAYERS, &layers, &n, err);
+    if (r < 0)
+        return r;
+    if (manifests && layers)
+        return sm_error_set(err, EBADMSG, "it has both \"manifests\" and \"layers\": it could be read as two things");
+    *ret = type ? media_of(type) : manifests ? MEDIA_INDEX : layers ? MEDIA_MANIFEST : MEDIA_UNKNOWN;
+    if (*ret != MEDIA_INDEX && *ret != MEDIA_MANIFEST)
+        return sm_error_set(err, ENOTSUP, "it is neither an image's manifest nor an index of them (media type \"%s\")",
+                            text_shown(shown, type ? type : ""));
+    return 0;
+}
+
+int doc_media(enum media *ret, const void *data, size_t len, struct sm_error *err)
+{
+    struct json *doc;
+    int r = json_parse(&doc, data, len, err);
+
+    if (r < 0)
+        return r;
+    r = media_by_content(ret, doc, err);
+    json_free(doc);
+    return r;
+}
+
 int layout_doc_check(const void *data, size_t len, struct sm_error *err)
 {
     struct json *doc;

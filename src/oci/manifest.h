@@ -59,6 +59,10 @@ void manifest_doc_done(struct manifest_doc *doc);
 int config_doc_parse(struct config_doc *ret, const void *data, size_t len, struct sm_error *err);
 void config_doc_done(struct config_doc *doc);
 
+/* Is this an index or a manifest? For documents that came without a descriptor. One that could be read as either is
+ * refused. */
+int doc_media(enum media *ret, const void *data, size_t len, struct sm_error *err);
+
 /* A layout's own version file. */
 int layout_doc_check(const void *data, size_t len, struct sm_error *err);
 

@@ -4,15 +4,16 @@
  *
  * Theory of operation
  *
- * What: index.json holds descriptors; those with the tag asked for are the roots. A root that is an index (of a nested
- * one, too) is opened, and every manifest found becomes a candidate with its platform: the descriptor's own word, or
- * its config's when the descriptor has none. The best score wins, the first of equals. The config of what was chosen
- * has the last word on the platform.
+ * What: a list of descriptors (a layout's index.json) holds those with the tag asked for: the roots; a registry's name
+ * is one root. A root that is an index (of a nested one, too) is opened, and every manifest found becomes a candidate
+ * with its platform: the descriptor's own word, or its config's when the descriptor has none. The best score wins, the
+ * first of equals. The config of what was chosen has the last word on the platform.
  *
- * Every document but index.json is verified before it is parsed.
+ * Documents come verified from whoever has them (documents.h).
  *
  * Limits: OCI_INDEX_MAX_NESTING, which also ends a cycle (there cannot be one of digests; there can of files that
- * match none), and OCI_INDEX_MAX_MANIFESTS candidates.
+ * match none), OCI_INDEX_MAX_MANIFESTS candidates, and OCI_INDEX_MAX_OPENED: an index that lists another one a thousand
+ * times is small, and so is a fourth of its kind above it.
  */
 #include "oci/select.h"
 
@@ -33,17 +34,18 @@ struct candidate {
 };
 
 struct selection {
-    const struct layout *layout;
+    const struct documents *docs;
     struct candidate *candidates;
     size_t n;
+    unsigned opened; /* indexes */
 };
 
-static int read_manifest(const struct layout *l, const struct descriptor *d, struct manifest_doc *ret,
+static int read_manifest(const struct documents *docs, const struct descriptor *d, struct manifest_doc *ret,
                          struct sm_error *err)
 {
     CLEANUP_FREE void *data = NULL;
     char name[DIGEST_STR_SIZE];
-    int r = layout_read_blob(l, &d->digest, d->size, &data, err);
+    int r = docs->read(docs->ctx, d, &data, err);
 
     if (r >= 0)
         r = manifest_doc_parse(ret, data, d->size, err);
@@ -51,11 +53,12 @@ static int read_manifest(const struct layout *l, const struct descriptor *d, str
     return r < 0 ? sm_error_wrap(err, "manifest %s", name) : 0;
 }
 
-static int read_config(const struct layout *l, const struct descriptor *d, struct config_doc *ret, struct sm_error *err)
+static int read_config(const struct documents *docs, const struct descriptor *d, struct config_doc *ret,
+                       struct sm_error *err)
 {
     CLEANUP_FREE void *data = NULL;
     char name[DIGEST_STR_SIZE];
-    int r = layout_read_blob(l, &d->digest, d->size, &data, err);
+    int r = docs->read(docs->ctx, d, &data, err);
 
     if (r >= 0)
         r = config_doc_parse(ret, data, d->size, err);
@@ -69,11 +72,11 @@ static int platform_from_config(struct selection *s, const struct descriptor *d,
 {
     struct manifest_doc m;
     struct config_doc c;
-    int r = read_manifest(s->layout, d, &m, err);
+    int r = read_manifest(s->docs, d, &m, err);
 
     if (r < 0)
         return r;
-    r = read_config(s->layout, &m.config, &c, err);
+    r = read_config(s->docs, &m.config, &c, err);
     manifest_doc_done(&m);
     if (r < 0)
         return r;
@@ -114,7 +117,9 @@ static int collect(struct selection *s, const struct descriptor *d, bool only, u
         return only ? sm_error_set(err, ENOTSUP, "%s is of the unknown media type \"%s\"", name, d->media_type) : 0;
     if (depth >= OCI_INDEX_MAX_NESTING)
         return sm_error_set(err, ELOOP, "index %s: indexes are nested more than %d deep", name, OCI_INDEX_MAX_NESTING);
-    r = layout_read_blob(s->layout, &d->digest, d->size, &data, err);
+    if (s->opened++ == OCI_INDEX_MAX_OPENED)
+        return sm_error_set(err, E2BIG, "the image has more than %d indexes", OCI_INDEX_MAX_OPENED);
+    r = s->docs->read(s->docs->ctx, d, &data, err);
     if (r >= 0)
         r = index_doc_parse(&idx, data, d->size, err);
     if (r < 0)
@@ -251,18 +256,16 @@ static const struct candidate *best_candidate(const struct selection *s, const s
     return best;
 }
 
-static int load(struct selected *ret, const struct selection *s, const struct candidate *c, const struct platform *want,
-                struct sm_error *err)
+/* The manifest is in `ret`: its config, and do they agree? `want` NULL: any platform will do. */
+static int complete(struct selected *ret, const struct documents *docs, const struct platform *want,
+                    struct sm_error *err)
 {
     char have[PLATFORM_STR_SIZE], name[PLATFORM_STR_SIZE];
-    int r = read_manifest(s->layout, &c->desc, &ret->manifest, err);
+    int r = read_config(docs, &ret->manifest.config, &ret->config, err);
 
-    if (r >= 0)
-        r = read_config(s->layout, &ret->manifest.config, &ret->config, err);
     if (r < 0)
         return r;
-    ret->manifest_digest = c->desc.digest;
-    if (!platform_score(want, &ret->config.platform))
+    if (want && !platform_score(want, &ret->config.platform))
         return sm_error_set(err, ENOENT, "the image is not there for %s; it is there for: %s", platform_str(name, want),
                             platform_str(have, &ret->config.platform));
     if (ret->config.n_diff_ids != ret->manifest.n_layers)
@@ -273,30 +276,75 @@ static int load(struct selected *ret, const struct selection *s, const struct ca
     return 0;
 }
 
-int select_image(struct selected *ret, const struct layout *l, const char *tag, const struct platform *want,
-                 struct sm_error *err)
+static int load(struct selected *ret, const struct selection *s, const struct candidate *c, const struct platform *want,
+                struct sm_error *err)
 {
-    struct selection s = {.layout = l, .candidates = calloc(OCI_INDEX_MAX_MANIFESTS, sizeof(*s.candidates))};
+    int r = read_manifest(s->docs, &c->desc, &ret->manifest, err);
+
+    ret->manifest_digest = c->desc.digest;
+    return r < 0 ? r : complete(ret, s->docs, want, err);
+}
+
+static int selection_init(struct selection *ret, const struct documents *docs, struct sm_error *err)
+{
+    *ret = (struct selection){.docs = docs, .candidates = calloc(OCI_INDEX_MAX_MANIFESTS, sizeof(*ret->candidates))};
+    return ret->candidates ? 0 : sm_error_set(err, ENOMEM, "out of memory");
+}
+
+/* The best of what was collected; `s` is used up. `r`: how collecting went. */
+static int selection_end(struct selected *ret, struct selection *s, const struct platform *want, int r,
+                         struct sm_error *err)
+{
     struct selected sel = {.manifest = {.n_layers = 0}};
-    struct index_doc idx = {.n = 0};
-    CLEANUP_FREE void *data = NULL;
     const struct candidate *best;
-    size_t len;
-    int r = s.candidates ? layout_read_index(l, &data, &len, err) : sm_error_set(err, ENOMEM, "out of memory");
 
     if (r >= 0) {
-        r = index_doc_parse(&idx, data, len, err);
-        if (r < 0)
-            r = sm_error_wrap(err, "index.json");
+        best = best_candidate(s, want);
+        r = best ? load(&sel, s, best, want, err) : no_platform(s, want, err);
     }
+    free(s->candidates);
+    if (r < 0) {
+        selected_done(&sel);
+        return r;
+    }
+    *ret = sel;
+    return 0;
+}
+
+int select_image(struct selected *ret, const struct documents *docs, const struct index_doc *list, const char *tag,
+                 const struct platform *want, struct sm_error *err)
+{
+    struct selection s;
+    int r = selection_init(&s, docs, err);
+
     if (r >= 0)
-        r = collect_roots(&s, &idx, tag, err);
-    if (r >= 0) {
-        best = best_candidate(&s, want);
-        r = best ? load(&sel, &s, best, want, err) : no_platform(&s, want, err);
+        r = collect_roots(&s, list, tag, err);
+    return selection_end(ret, &s, want, r, err);
+}
+
+int select_root(struct selected *ret, const struct documents *docs, const struct descriptor *root,
+                const struct platform *want, struct sm_error *err)
+{
+    struct selection s;
+    int r = selection_init(&s, docs, err);
+
+    if (r >= 0)
+        r = collect(&s, root, true, 0, err);
+    return selection_end(ret, &s, want, r, err);
+}
+
+int select_manifest(struct selected *ret, const struct documents *docs, const struct digest *digest, const void *data,
+                    size_t len, const struct platform *want, struct sm_error *err)
+{
+    struct selected sel = {.manifest_digest = *digest};
+    char name[DIGEST_STR_SIZE];
+    int r = manifest_doc_parse(&sel.manifest, data, len, err);
+
+    if (r < 0) {
+        digest_str(digest, name);
+        return sm_error_wrap(err, "manifest %s", name);
     }
-    index_doc_done(&idx);
-    free(s.candidates);
+    r = complete(&sel, docs, want, err);
     if (r < 0) {
         selected_done(&sel);
         return r;

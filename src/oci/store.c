@@ -245,22 +245,38 @@ int store_lock_file(struct oci_store *s, const char *name, struct sm_error *err)
     return fd < 0 ? store_fail(s, err, errno, "cannot make a lock") : fd;
 }
 
-int store_lock_told(struct oci_store *s, enum store_kind kind, const struct digest *name,
-                    int (*waiting)(void *ctx, const char *who), void *ctx, struct sm_error *err)
+static int open_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)
 {
     char hex[DIGEST_HEX_SIZE], file[DIGEST_HEX_SIZE + 8];
-    CLEANUP_FD int fd = -1;
-    int r;
 
     digest_hex(name, hex);
     snprintf(file, sizeof(file), "%s-%s", kind_names[kind], hex);
-    fd = store_lock_file(s, file, err);
+    return store_lock_file(s, file, err);
+}
+
+int store_lock_told(struct oci_store *s, enum store_kind kind, const struct digest *name,
+                    int (*waiting)(void *ctx, const char *who), void *ctx, struct sm_error *err)
+{
+    CLEANUP_FD int fd = open_lock(s, kind, name, err);
+    int r;
+
     if (fd < 0)
         return fd;
     r = lock_take(fd, LOCK_EX, &(struct lock_wait){.timeout_ms = -1, .waiting = waiting, .ctx = ctx});
     if (r == -ECANCELED)
         return sm_error_set(err, ECANCELED, "stopped while waiting for another process");
     return r < 0 ? store_fail(s, err, -r, "cannot lock") : steal_fd(&fd);
+}
+
+int store_try_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)
+{
+    CLEANUP_FD int fd = open_lock(s, kind, name, err);
+
+    if (fd < 0)
+        return fd;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return errno == EWOULDBLOCK || errno == EINTR ? -EAGAIN : store_fail(s, err, errno, "cannot lock");
+    return steal_fd(&fd);
 }
 
 int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)

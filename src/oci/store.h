@@ -28,6 +28,9 @@ int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *n
 int store_lock_told(struct oci_store *s, enum store_kind kind, const struct digest *name,
                     int (*waiting)(void *ctx, const char *who), void *ctx, struct sm_error *err);
 
+/* The same without waiting: -EAGAIN without a sentence when another one holds it. */
+int store_try_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err);
+
 /*
  * Open what is there: 0, or -ENOENT without a sentence when it is missing or damaged, so that it should be made (anew).
  */

@@ -12,10 +12,12 @@
 
 #define CHUNK (1024 * 1024u)
 
-static void show_progress(void *ctx, const char *what, uint64_t done, uint64_t total)
+static int show_event(void *ctx, const struct oci_event *e)
 {
     (void)ctx;
-    fprintf(stderr, "progress %s %llu %llu\n", what, (unsigned long long)done, (unsigned long long)total);
+    fprintf(stderr, "progress %d %s %llu %llu\n", e->what, e->layer ? e->layer : "-", (unsigned long long)e->done,
+            (unsigned long long)e->total);
+    return 0;
 }
 
 static void print_string(const char *s)
@@ -71,8 +73,8 @@ static int dump(const char *path, const struct oci_extent *extents, unsigned n)
 int main(int argc, char **argv)
 {
     struct sm_error err = SM_ERROR_INIT;
-    struct oci_progress progress = {show_progress, NULL};
-    struct oci_open_options options = {.progress = getenv("SHOW_PROGRESS") ? &progress : NULL};
+    struct oci_events events = {show_event, NULL};
+    struct oci_open_options options = {.events = getenv("SHOW_PROGRESS") ? &events : NULL};
     const struct oci_extent *extents;
     const struct oci_config *c;
     struct oci_store *store = NULL;

@@ -211,12 +211,26 @@ static void rig_done(struct rig *rig)
     assert_int_equal(errno, ECHILD);
 }
 
-static void on_progress(void *ctx, const char *what, uint64_t done, uint64_t total)
-{
-    uint64_t *last = ctx;
+struct watcher {
+    uint64_t last[10];
+    const struct convert_job *jobs;
+    unsigned events, stop_at;
+};
 
-    assert_true(done >= *last && done <= total);
-    *last = done;
+static int on_event(void *ctx, const struct oci_event *e)
+{
+    struct watcher *w = ctx;
+    struct digest d;
+
+    assert_int_equal(e->what, OCI_EVENT_CONVERTING);
+    assert_int_equal(digest_parse(&d, e->layer, "x", NULL), 0);
+    for (unsigned i = 0; i < 10; i++) {
+        if (digest_equal(&d, &w->jobs[i].blob)) {
+            assert_true(e->done >= w->last[i] && e->done <= e->total);
+            w->last[i] = e->done;
+        }
+    }
+    return ++w->events == w->stop_at;
 }
 
 static void test_many(void **state)
@@ -224,21 +238,32 @@ static void test_many(void **state)
     struct convert_job jobs[10];
     struct sm_error err = SM_ERROR_INIT;
     struct rig rig;
-    uint64_t last = 0;
-    struct oci_progress progress = {on_progress, &last};
+    struct watcher watcher = {.jobs = jobs};
+    struct oci_events events = {on_event, &watcher};
 
     rig_fill(&rig, jobs, 10, 3 << 20);
-    if (convert_layers(jobs, 10, &(struct convert_hooks){begin, complete, &rig}, &progress, &err) < 0)
+    if (convert_layers(jobs, 10, &(struct convert_hooks){.begin = begin, .complete = complete, .ctx = &rig}, &events,
+                       &err) < 0)
         fail_msg("%s", err.text);
     assert_int_equal(rig.completed, 10);
-    assert_true(last > 30 << 20);
+    assert_true(watcher.events > 0);
+    rig_done(&rig);
+
+    rig_fill(&rig, jobs, 10, 3 << 20);
+    watcher = (struct watcher){.jobs = jobs, .stop_at = 1};
+    assert_int_equal(convert_layers(jobs, 10,
+                                    &(struct convert_hooks){.begin = begin, .complete = complete, .ctx = &rig}, &events,
+                                    &err),
+                     -ECANCELED);
+    assert_non_null(strstr(err.text, "stopped"));
+    assert_int_equal(watcher.events, 1);
     rig_done(&rig);
 }
 
 static int convert_one(struct rig *rig, struct convert_job *job, struct sm_error *err)
 {
     *err = (struct sm_error)SM_ERROR_INIT;
-    return convert_layers(job, 1, &(struct convert_hooks){begin, complete, rig}, NULL, err);
+    return convert_layers(job, 1, &(struct convert_hooks){.begin = begin, .complete = complete, .ctx = rig}, NULL, err);
 }
 
 static void test_mismatch(void **state)
@@ -302,7 +327,9 @@ static void test_hook_fails(void **state)
     struct rig rig;
 
     rig_fill(&rig, jobs, 4, 3 << 20);
-    assert_int_equal(convert_layers(jobs, 4, &(struct convert_hooks){refuse_begin, complete, &rig}, NULL, &err),
+    assert_int_equal(convert_layers(jobs, 4,
+                                    &(struct convert_hooks){.begin = refuse_begin, .complete = complete, .ctx = &rig},
+                                    NULL, &err),
                      -ENOENT);
     assert_non_null(strstr(err.text, "not this one"));
     rig_done(&rig);

@@ -14,6 +14,8 @@
 #include <cmocka.h>
 
 #include "base/checked.h"
+#include "oci/layout.h"
+#include "oci/limits.h"
 #include "oci/select.h"
 #include "oci_fixture.h"
 
@@ -80,8 +82,12 @@ static void write_index(char *text)
 static int try_select(const char *tag, const char *platform, char user[64], struct sm_error *err)
 {
     struct selected sel = {.manifest = {.n_layers = 0}};
+    struct index_doc list = {.n = 0};
+    struct documents docs;
     struct platform want;
     struct layout l;
+    void *data = NULL;
+    size_t len;
     int r;
 
     *err = (struct sm_error)SM_ERROR_INIT;
@@ -89,10 +95,17 @@ static int try_select(const char *tag, const char *platform, char user[64], stru
     r = layout_open(&l, dir, err);
     if (r < 0)
         return r;
-    r = select_image(&sel, &l, tag, &want, err);
+    docs = layout_documents(&l);
+    r = layout_read_index(&l, &data, &len, err);
+    if (r >= 0)
+        r = index_doc_parse(&list, data, len, err);
+    if (r >= 0)
+        r = select_image(&sel, &docs, &list, tag, &want, err);
     if (r >= 0)
         snprintf(user, 64, "%s", sel.config.config.user);
     selected_done(&sel);
+    index_doc_done(&list);
+    free(data);
     layout_done(&l);
     return r;
 }
@@ -206,7 +219,7 @@ static void test_unknown(void **state)
     write_index(index_text(ITEMS({blob(MANIFEST_TYPE, "{}"), ""})));
     REFUSES(NULL, "linux/amd64", EBADMSG, "manifest sha256:");
     write_index(strdup("[]"));
-    REFUSES(NULL, "linux/amd64", EBADMSG, "index.json");
+    REFUSES(NULL, "linux/amd64", EBADMSG, "not a JSON object");
 }
 
 /* Flip a byte of, cut, and remove every blob in turn: each time a sentence with its digest. */
