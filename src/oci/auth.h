@@ -18,16 +18,26 @@ struct credentials {
     char *username, *password, *identity_token;
 };
 
+/* The limits of what is read here. */
+#define AUTH_FILE_MAX          (1u << 20)   /* a credentials file */
+#define AUTH_ENTRIES_MAX       1024         /* entries of one file */
+#define AUTH_HELPER_TIMEOUT_MS (60 * 1000)  /* a helper may ask its user for a password */
+#define AUTH_HELPER_OUTPUT_MAX (64u << 10)  /* what it may write to standard output */
+#define AUTH_HEADERS_MAX       16           /* WWW-Authenticate headers of one answer */
+#define AUTH_HEADER_MAX        (8u << 10)   /* one of them */
+#define AUTH_PARAMS_MAX        32           /* parameters of one challenge */
+#define AUTH_TOKEN_ANSWER_MAX  (256u << 10) /* a token server's answer */
+#define AUTH_TOKEN_MAX         (64u << 10)  /* the token in it */
+
 /*
- * What the user has for `repository` ("library/nginx") on `host` ("docker.io", "localhost:5000"). The first file that
- * has something to say about it decides, in this order:
- *   `auth_file` when given, else $REGISTRY_AUTH_FILE when set: then that one alone;
- *   $DOCKER_CONFIG/config.json when set;
- *   $XDG_RUNTIME_DIR/containers/auth.json;
- *   $XDG_CONFIG_HOME/containers/auth.json, or ~/.config/containers/auth.json;
- *   ~/.docker/config.json, unless $DOCKER_CONFIG is set.
- * A missing file is like an empty one, but `auth_file` must be there. May run a helper program, for at most
- * AUTH_HELPER_TIMEOUT_MS (limits.h).
+ * What the user has for `repository` ("library/nginx") on `host` ("docker.io", "localhost:5000"). One file alone is
+ * looked at when the user has said which: `auth_file`, else $REGISTRY_AUTH_FILE, else $DOCKER_CONFIG/config.json.
+ * Otherwise the first that has something to say about the repository decides:
+ *   $XDG_RUNTIME_DIR/containers/auth.json (without that variable /run/containers/UID/auth.json),
+ *   $XDG_CONFIG_HOME/containers/auth.json (without that variable ~/.config/containers/auth.json),
+ *   ~/.docker/config.json.
+ * A file that is missing is like an empty one, except `auth_file`. May run a helper program, for at most
+ * AUTH_HELPER_TIMEOUT_MS.
  */
 int auth_find(struct credentials *ret, const char *auth_file, const char *host, const char *repository,
               struct sm_error *err);
