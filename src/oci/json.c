@@ -101,7 +101,7 @@ static int parse(struct json_object **ret, const char *data, size_t len, struct 
     return 0;
 }
 
-int json_parse(struct json **ret, const void *data, size_t len, struct sm_error *err)
+static int parse_checked(struct json **ret, const void *data, size_t len, enum json_type want, struct sm_error *err)
 {
     struct json_object *v = NULL;
     size_t written;
@@ -112,8 +112,8 @@ int json_parse(struct json **ret, const void *data, size_t len, struct sm_error 
     r = parse(&v, data, len, err);
     if (r < 0)
         return r;
-    if (!json_object_is_type(v, json_type_object))
-        r = sm_error_set(err, EBADMSG, "it is not a JSON object");
+    if (!json_object_is_type(v, want))
+        r = sm_error_set(err, EBADMSG, "it is not a JSON %s", want == json_type_array ? "array" : "object");
     else if (!scan(data, len, &written))
         r = sm_error_set(err, EBADMSG, "it is not valid JSON: single quotes, NaN, or control bytes in a string");
     else if (count_kept(v) != written)
@@ -123,6 +123,29 @@ int json_parse(struct json **ret, const void *data, size_t len, struct sm_error 
         return r;
     }
     *ret = wrap(v);
+    return 0;
+}
+
+int json_parse(struct json **ret, const void *data, size_t len, struct sm_error *err)
+{
+    return parse_checked(ret, data, len, json_type_object, err);
+}
+
+int json_parse_array(struct json **ret, size_t *ret_len, size_t max, const void *data, size_t len, struct sm_error *err)
+{
+    struct json *doc;
+    size_t n;
+    int r = parse_checked(&doc, data, len, json_type_array, err);
+
+    if (r < 0)
+        return r;
+    n = json_object_array_length(value(doc));
+    if (n > max) {
+        json_free(doc);
+        return sm_error_set(err, E2BIG, "it has %zu elements, the limit is %zu", n, max);
+    }
+    *ret = doc;
+    *ret_len = n;
     return 0;
 }
 

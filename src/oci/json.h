@@ -18,6 +18,9 @@ struct json; /* a value; belongs to its document */
 
 /* The document must be an object. Duplicate keys, bad UTF-8, trailing bytes, and what is over limits.h are refused. */
 int json_parse(struct json **ret, const void *data, size_t len, struct sm_error *err);
+/* The same for a document that is an array of at most `max` elements. */
+int json_parse_array(struct json **ret, size_t *ret_len, size_t max, const void *data, size_t len,
+                     struct sm_error *err);
 void json_free(struct json *doc);
 
 /* For documents with secrets: overwrites every string in it before it is freed. (The parser's own buffers are not.) */

@@ -81,22 +81,29 @@ static int take_platform(struct descriptor *d, struct json *obj, struct sm_error
     return platform_set(&d->platform, os, arch, variant, err);
 }
 
-static int take_ref_name(struct descriptor *d, struct json *obj, struct sm_error *err)
+/* Annotations of image-spec annotations.md and of containerd. */
+static int take_names(struct descriptor *d, struct json *obj, struct sm_error *err)
 {
+    const struct {
+        const char *key;
+        char **to;
+    } names[] = {{"org.opencontainers.image.ref.name", &d->ref_name}, {"io.containerd.image.name", &d->image_name}};
     const char *name;
     struct json *a;
     int r = json_get_object(obj, "annotations", false, &a, err);
 
-    if (r < 0 || !a)
-        return r;
-    r = json_get_string(a, "org.opencontainers.image.ref.name", false, &name, err);
-    if (r < 0 || !name)
-        return r;
-    d->ref_name = strdup(name);
-    return d->ref_name ? 0 : no_memory(err);
+    for (size_t i = 0; r >= 0 && a && i < ARRAY_SIZE(names); i++) {
+        r = json_get_string(a, names[i].key, false, &name, err);
+        if (r < 0 || !name)
+            continue;
+        *names[i].to = strdup(name);
+        if (!*names[i].to)
+            return no_memory(err);
+    }
+    return r;
 }
 
-/* `d` is zeroed before and may hold a ref_name afterwards, also on failure. */
+/* `d` is zeroed before and may hold names afterwards, also on failure. */
 static int take_descriptor(struct descriptor *d, struct json *obj, struct sm_error *err)
 {
     const char *type, *digest;
@@ -114,7 +121,7 @@ static int take_descriptor(struct descriptor *d, struct json *obj, struct sm_err
     d->media = media_of(type);
     snprintf(d->media_type, sizeof(d->media_type), "%.127s", text_shown(shown, type));
     r = take_platform(d, obj, err);
-    return r < 0 ? r : take_ref_name(d, obj, err);
+    return r < 0 ? r : take_names(d, obj, err);
 }
 
 static int take_descriptors(struct descriptor **ret, size_t *ret_n, struct json *doc, const char *key, size_t max,
@@ -142,8 +149,10 @@ static int take_descriptors(struct descriptor **ret, size_t *ret_n, struct json 
 
 static void free_descriptors(struct descriptor *d, size_t n)
 {
-    for (size_t i = 0; d && i < n; i++)
+    for (size_t i = 0; d && i < n; i++) {
         free(d[i].ref_name);
+        free(d[i].image_name);
+    }
     free(d);
 }
 
@@ -268,6 +277,7 @@ int manifest_doc_parse(struct manifest_doc *ret, const void *data, size_t len, s
 void manifest_doc_done(struct manifest_doc *doc)
 {
     free(doc->config.ref_name);
+    free(doc->config.image_name);
     free_descriptors(doc->layers, doc->n_layers);
     *doc = (struct manifest_doc){.n_layers = 0};
 }

@@ -28,7 +28,8 @@ struct descriptor {
     char media_type[128]; /* as written, fit to be shown */
     struct digest digest;
     uint64_t size;
-    char *ref_name; /* its tag in a layout; NULL when it has none */
+    char *ref_name;   /* its tag in a layout; NULL when it has none */
+    char *image_name; /* its whole name, as containerd and Docker annotate it; NULL: none */
     bool has_platform;
     struct platform platform;
 };
