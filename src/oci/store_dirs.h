@@ -35,4 +35,9 @@ void store_remove_dir(const struct oci_store *s, int place_fd, const char *hex);
  */
 int store_list_dir(const struct oci_store *s, int dir_fd, bool odd, char ***ret, size_t *ret_n, struct sm_error *err);
 
+/* The records in names/<file>: also -ENOENT without a sentence; -EBADMSG and a sentence that begins with "it": damaged.
+ */
+struct name_doc;
+int names_read_file(const struct oci_store *s, const char *file, struct name_doc *ret, struct sm_error *err);
+
 #endif
