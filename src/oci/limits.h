@@ -21,11 +21,6 @@
 #define OCI_RECORD_MAX_IMAGES 64 /* one a platform */
 #define OCI_RECORD_MAX_SOURCE 8192
 
-/* The file behind a name in the store (oci/record.h). */
-#define OCI_RECORD_MAX_BYTES  (256 * 1024u)
-#define OCI_RECORD_MAX_IMAGES 64 /* one a platform */
-#define OCI_RECORD_MAX_SOURCE 8192
-
 /* One layer. */
 #define OCI_LAYER_MAX_BLOB    (64 * GIB)   /* compressed */
 #define OCI_LAYER_MAX_TAR     (128 * GIB)  /* decompressed */
