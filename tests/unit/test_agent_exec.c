@@ -233,7 +233,7 @@ static void timeout_kills_everything(void **state)
     assert_false(c->end.timed_out);
 
     need_cgroup(*state);
-    x.timeout_ms = 500;
+    x.timeout_ms = 2000; /* long enough to be looked at, on any machine */
     c = h_sh(*state, 3, &x, RUNAWAY "wait");
     int fd = with_runaway(*state, c);
     h_expect(c, 137, NULL);
@@ -260,12 +260,14 @@ static void lost_connection_kills_everything(void **state)
 
 static void end_of_the_workload_ends_the_rest(void **state)
 {
-    struct agent_exec x = {.workload = true};
+    struct agent_exec x = {.workload = true, .open_stdin = true};
 
     need_cgroup(*state);
     struct h_conn *c = h_sh(*state, 1, &x, RUNAWAY "read x");
-    int fd = with_runaway(*state, c);
+    int fd = with_runaway(*state, c); /* before its parent may end, and it with it */
+    agent_stdin_eof(c->agent);
     h_expect(c, 1, NULL); /* read at end of file */
+    x.open_stdin = false;
     wait_gone(fd);
     h_expect(h_sh(*state, 2, &x, "exit 2"), 2, "");
 }
