@@ -22,13 +22,7 @@ void oci_store_free(struct oci_store *store);
 /* Its directory, as it was found; lives as long as the store. */
 const char *oci_store_path(const struct oci_store *store);
 
-/* Long work, told as it happens. `done` and `total` are bytes; total 0: not known. */
-struct oci_progress {
-    void (*fn)(void *ctx, const char *what, uint64_t done, uint64_t total);
-    void *ctx;
-};
-
-/* The same, layer by layer. */
+/* Long work, told as it happens, layer by layer. */
 enum oci_event_kind {
     OCI_EVENT_RESOLVING,  /* asking the registry what the name means */
     OCI_EVENT_WAITING,    /* another process makes this layer; its result will be used */
@@ -69,7 +63,6 @@ struct oci_open_options {
     enum oci_pull_policy policy;
     const struct registry_options *registry; /* NULL: its defaults */
     const struct oci_events *events;
-    const struct oci_progress *progress;
 };
 
 /*

@@ -29,7 +29,8 @@
 #define OCI_LAYER_MAX_INDEX   (2 * GIB)
 #define OCI_LAYER_MAX_RATIO   250       /* decompressed to compressed ... */
 #define OCI_LAYER_RATIO_FLOOR (1 * GIB) /* ... looked at from here on */
-#define OCI_PARALLEL_LAYERS   4
+#define OCI_PARALLEL_LAYERS   4 /* converted at a time */
+#define OCI_PARALLEL_FETCHES  4
 
 /* An archive that holds images (oci/archive.h). The ratio is a layer's. */
 #define OCI_ARCHIVE_MAX_ENTRIES 65536u
