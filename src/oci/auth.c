@@ -49,7 +49,7 @@ static int read_whole(const char *path, char **ret, size_t *ret_len, struct sm_e
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
         return 0;
     if (fd < 0 || fstat(fd, &st) < 0)
-        return sm_error_sys(err, errno, "it cannot be read");
+        return sm_error_sys(err, errno, "it cannot be read: make it readable, or name another file");
     if (!S_ISREG(st.st_mode))
         return sm_error_set(err, EINVAL, "it is not a regular file");
     if (st.st_size > AUTH_FILE_MAX)

@@ -278,7 +278,7 @@ static const char *said(struct run *run, char shown[TEXT_SHOWN_SIZE])
         if (*p == '\n')
             *p = ' ';
     }
-    return text_shown(shown, s[0] ? s : "(nothing)");
+    return text_shown(shown, s[0] ? s : "it says nothing on standard error, run it by hand to see why");
 }
 
 /* Docker's helpers tell the lack of credentials by a sentence of theirs. */

@@ -182,11 +182,12 @@ static int take_challenge(struct challenge *ch, struct cursor *c, struct sm_erro
                  : is_name(c->p, len, "basic") ? CHALLENGE_BASIC
                                                : CHALLENGE_NONE;
     c->p += len;
-    if (*c->p && *c->p != ',' && *c->p != ' ' && *c->p != '\t')
-        return malformed(err);
-    if (at_end(c) || skip_token68(c))
+    if (!*c->p || *c->p == ',')
         return 0;
-    return take_params(ch, c, err);
+    if (*c->p != ' ' && *c->p != '\t')
+        return malformed(err);
+    skip_space(c);
+    return skip_token68(c) ? 0 : take_params(ch, c, err);
 }
 
 /* Every challenge of one header; the best goes to *best. */
