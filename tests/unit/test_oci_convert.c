@@ -2,6 +2,7 @@
 /* The confined processes and the pump between them. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -335,11 +336,188 @@ static void test_hook_fails(void **state)
     rig_done(&rig);
 }
 
+/* A blob that comes bit by bit: each wait brings `step` more bytes of what `now` says. */
+struct grower {
+    struct rig rig;
+    const struct buf *now; /* what is being sent */
+    struct buf wrong;
+    uint64_t sent, step;
+    unsigned generation, waits, mismatches;
+    uint64_t restart_at, cut_at; /* 0: never */
+    bool second_chance;
+};
+
+static int grow_begin(void *ctx, unsigned job, struct convert_files *ret, struct sm_error *err)
+{
+    struct grower *g = ctx;
+
+    g->rig.files[job] = *ret = (struct convert_files){
+        .blob_fd = memory_file(g->now->data, g->sent), .data_fd = memory_file("", 0), .index_fd = memory_file("", 0)};
+    return 0;
+}
+
+static int grow_complete(void *ctx, unsigned job, struct sm_error *err)
+{
+    struct grower *g = ctx;
+
+    return complete(&g->rig, job, err);
+}
+
+static int growth(void *ctx, unsigned job, struct convert_growth *ret, struct sm_error *err)
+{
+    struct grower *g = ctx;
+
+    *ret = (struct convert_growth){g->sent, g->sent == g->now->len, g->generation};
+    return 0;
+}
+
+static void grow_again(struct grower *g)
+{
+    assert_int_equal(ftruncate(g->rig.files[0].blob_fd, 0), 0);
+    g->now = &g->rig.blobs[0];
+    g->sent = 0;
+    g->generation++;
+}
+
+static int grow_wait(void *ctx, struct pollfd *fds, unsigned n, int timeout_ms, struct sm_error *err)
+{
+    struct grower *g = ctx;
+    uint64_t left = g->now->len - g->sent, len = left < g->step ? left : g->step;
+
+    g->waits++;
+    if (g->restart_at && g->sent >= g->restart_at) {
+        g->restart_at = 0;
+        grow_again(g);
+        return 0;
+    }
+    if (g->cut_at && g->sent >= g->cut_at) {
+        assert_int_equal(ftruncate(g->rig.files[0].blob_fd, 100), 0);
+        g->cut_at = 0;
+        g->sent += 1000000; /* though there is less */
+        return 0;
+    }
+    if (len) {
+        assert_int_equal(io_pwrite_full(g->rig.files[0].blob_fd, g->now->data + g->sent, len, g->sent), 0);
+        g->sent += len;
+    } else {
+        assert_true(n > 0 || !timeout_ms); /* else nothing would ever wake it up */
+        assert_true(poll(fds, n, timeout_ms) >= 0);
+    }
+    return 0;
+}
+
+static bool grow_mismatch(void *ctx, unsigned job)
+{
+    struct grower *g = ctx;
+
+    assert_int_equal(g->sent, g->now->len);
+    g->mismatches++;
+    if (!g->second_chance)
+        return false;
+    g->second_chance = false;
+    grow_again(g);
+    return true;
+}
+
+static int grow_run(struct grower *g, struct convert_job *job, struct sm_error *err)
+{
+    struct convert_hooks hooks = {.begin = grow_begin,
+                                  .complete = grow_complete,
+                                  .ctx = g,
+                                  .growth = growth,
+                                  .wait = grow_wait,
+                                  .mismatch = grow_mismatch};
+
+    *err = (struct sm_error)SM_ERROR_INIT;
+    return convert_layers(job, 1, &hooks, NULL, err);
+}
+
+static void grower_init(struct grower *g, struct convert_job *job, bool compressed, uint64_t step)
+{
+    *g = (struct grower){.step = step};
+    rig_fill(&g->rig, job, 1, 3 << 20);
+    job->compressed = compressed;
+    g->now = &g->rig.blobs[0];
+    /* what a bad half of an earlier fetch makes of it: right size, wrong bytes */
+    g->wrong = buf_init(64 << 20);
+    buf_bytes(&g->wrong, g->now->data, g->now->len);
+    memset(g->wrong.data + 5000, 0x55, 100000);
+}
+
+static void grower_done(struct grower *g)
+{
+    buf_done(&g->wrong);
+    rig_done(&g->rig);
+}
+
+static void test_growing(void **state)
+{
+    static const uint64_t steps[] = {1000, 65536, 300000, 100 << 20};
+    struct convert_job job;
+    struct sm_error err;
+    struct grower g;
+
+    for (size_t i = 0; i < 2 * ARRAY_SIZE(steps); i++) {
+        grower_init(&g, &job, i % 2, steps[i / 2]);
+        if (i == 2)
+            g.sent = 2 << 20; /* from an earlier fetch */
+        if (grow_run(&g, &job, &err) < 0)
+            fail_msg("%s", err.text);
+        assert_int_equal(g.rig.completed, 1);
+        assert_int_equal(g.mismatches, 0);
+        grower_done(&g);
+    }
+}
+
+static void test_restart(void **state)
+{
+    struct convert_job job;
+    struct sm_error err;
+    struct grower g;
+
+    for (int compressed = 0; compressed < 2; compressed++) {
+        /* a server that begins anew: what came first does not matter */
+        grower_init(&g, &job, compressed, 70000);
+        g.now = &g.wrong;
+        g.restart_at = 2 << 20;
+        if (grow_run(&g, &job, &err) < 0)
+            fail_msg("%s", err.text);
+        assert_int_equal(g.rig.completed, 1);
+        assert_int_equal(g.mismatches, 0);
+        grower_done(&g);
+        /* a wrong digest: once more from the beginning */
+        grower_init(&g, &job, compressed, 70000);
+        g.now = &g.wrong;
+        g.second_chance = true;
+        if (grow_run(&g, &job, &err) < 0)
+            fail_msg("%s", err.text);
+        assert_int_equal(g.rig.completed, 1);
+        assert_int_equal(g.mismatches, 1);
+        assert_int_equal(err.code, 0);
+        grower_done(&g);
+        /* wrong, and no other chance */
+        grower_init(&g, &job, compressed, 70000);
+        g.now = &g.wrong;
+        assert_int_equal(grow_run(&g, &job, &err), -EBADMSG);
+        assert_non_null(strstr(err.text, "has the digest"));
+        assert_int_equal(g.rig.completed, 0);
+        assert_int_equal(g.mismatches, 1);
+        grower_done(&g);
+        /* a file that shrinks below what was there */
+        grower_init(&g, &job, compressed, 70000);
+        g.cut_at = 1 << 20;
+        assert_int_equal(grow_run(&g, &job, &err), -EIO);
+        assert_non_null(strstr(err.text, "shorter"));
+        grower_done(&g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sandbox),  cmocka_unit_test(test_sandbox_kill), cmocka_unit_test(test_many),
         cmocka_unit_test(test_mismatch), cmocka_unit_test(test_refused),      cmocka_unit_test(test_hook_fails),
+        cmocka_unit_test(test_growing),  cmocka_unit_test(test_restart),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
