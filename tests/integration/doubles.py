@@ -101,6 +101,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def handle(self):
+        """Who speaks TLS to a plain server is answered as Go's servers do it. It is not in `seen`."""
+        with contextlib.suppress(OSError):
+            if self.server.double.scheme == "http" and self.connection.recv(1, socket.MSG_PEEK) == b"\x16":
+                self.connection.recv(PIECE)
+                self.connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request")
+                return
+            super().handle()
+
     def serve(self):
         length = int(self.headers.get("Content-Length") or 0)
         headers = {name.lower(): ", ".join(self.headers.get_all(name)) for name in self.headers.keys()}
@@ -183,6 +192,10 @@ class Double:
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """Nobody listens there any more. A second time does nothing."""
         for held in self.holds:
             held.release()
         self.server.shutdown()

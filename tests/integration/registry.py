@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import socket
@@ -20,8 +21,8 @@ import time
 
 import pytest
 
-from conftest import ROOT, needs_program
-from doubles import DEADLINE, INDEX, MANIFEST, TokenServer
+from conftest import CLI, OUT, ROOT, RUN_TIMEOUT, needs_program, refused
+from doubles import DEADLINE, TokenServer
 
 sys.path.insert(0, str(ROOT / "tests/images"))
 import oci  # noqa: E402
@@ -170,7 +171,10 @@ class Registry:
             target = self.file(blob["digest"])
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(layout / "blobs/sha256" / blob["digest"][7:], target)
+                try:
+                    os.link(layout / "blobs/sha256" / blob["digest"][7:], target)
+                except OSError:  # another file system
+                    shutil.copyfile(layout / "blobs/sha256" / blob["digest"][7:], target)
             self.link(repository, blob["digest"])
         self.put_manifest(repository, descriptor["digest"], path.read_bytes(), descriptor["mediaType"])
 
@@ -256,7 +260,111 @@ def skopeo(*args, **kwargs):
     return done.stdout
 
 
+# ---- The program under test ----
+
+class Client:
+    """The command with a store and a home of its own, so that no login or proxy of who runs the tests is used."""
+
+    LEFT_OUT = re.compile(r"(XDG_|DOCKER_|REGISTRY_|SSL_CERT_|CURL_).*|(https?|all|no)_proxy", re.IGNORECASE)
+
+    def __init__(self, directory):
+        self.home = directory / "home"
+        self.store = directory / "store"
+        self.home.mkdir(parents=True)
+        self.env = {k: v for k, v in os.environ.items() if not self.LEFT_OUT.fullmatch(k)}
+        self.env |= {"HOME": str(self.home), "SUPERMACHINE_HOME": str(self.store)}
+        self.processes = []
+
+    def __call__(self, *args, env=None, prefix=(), timeout=RUN_TIMEOUT, **kwargs):
+        if "input" not in kwargs:
+            kwargs.setdefault("stdin", subprocess.DEVNULL)
+        done = subprocess.run([*map(str, prefix), CLI, *map(str, args)], capture_output=True, timeout=timeout,
+                              env=self.env | (env or {}), **kwargs)
+        assert PASSWORD.encode() not in done.stdout + done.stderr, "a secret is shown"
+        return done
+
+    def ok(self, *args, **kwargs):
+        """What it wrote to standard output. When not on a terminal, good news are quiet."""
+        done = self(*args, **kwargs)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stderr == b"", done.stderr.decode()
+        return done.stdout.decode()
+
+    def json(self, *args, **kwargs):
+        return json.loads(self.ok(*args, **kwargs))
+
+    def refused(self, args, *words, **kwargs):
+        """One sentence that holds these words. No name and no image has come or gone; layers and documents that were
+        good by themselves may stay, as halves that can be resumed do, but nothing that is wrong."""
+        before = self.listing()
+        text = refused(self(*args, **kwargs), *words)
+        changed = self.listing() ^ before
+        assert not [name for name in changed if name.startswith(("names/", "images/"))], changed
+        if changed:
+            self.ok("fsck")
+        return text
+
+    def start(self, *args, env=None, **kwargs):
+        for stream in ("stdout", "stderr"):
+            kwargs.setdefault(stream, subprocess.PIPE)
+        process = subprocess.Popen([CLI, *map(str, args)], env=self.env | (env or {}), stdin=subprocess.DEVNULL,
+                                   **kwargs)
+        self.processes.append(process)
+        return process
+
+    def listing(self):
+        """Names of all objects in the store, and of what should not be there for long."""
+        found = {path.relative_to(self.store).as_posix() for kind in ("layers", "images", "blobs", "names", "tmp")
+                 for path in (self.store / kind).glob("*")}
+        assert not [name for name in found if name.startswith("tmp/")], found
+        return found
+
+    def partials(self):
+        return {path.name: path.stat().st_size for path in (self.store / "partial").glob("*")}
+
+    def same_as(self, path):
+        """The image in the store is the one that conversion makes of this layout: layers and merged metadata."""
+        other = self.store.parent / "converted"
+        shutil.rmtree(other, ignore_errors=True)
+        subprocess.run([OUT / "tests/tools/convert", f"oci:{path}", "-", f"linux/{ARCH}"], check=True,
+                       stdout=subprocess.DEVNULL, env=self.env | {"SUPERMACHINE_HOME": str(other)})
+        made = [p.relative_to(other) for kind in ("layers", "images") for p in (other / kind).rglob("*") if p.is_file()]
+        assert len(made) >= 3
+        for name in made:
+            assert (self.store / name).read_bytes() == (other / name).read_bytes(), name
+
+    def docker_config(self, config, name=".docker/config.json"):
+        path = self.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config))
+        return path
+
+    def helper(self, name, script):
+        """A credential helper docker-credential-NAME, found by $PATH."""
+        path = self.home / "bin" / f"docker-credential-{name}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("#!/bin/sh\n" + script)
+        path.chmod(0o755)
+        self.env["PATH"] = f"{path.parent}:{os.environ['PATH']}"
+
+
+def auth(user=USER, password=PASSWORD):
+    """An entry of "auths"."""
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
 # ---- Fixtures ----
+
+@pytest.fixture
+def client(tmp_path):
+    it = Client(tmp_path / "client")
+    yield it
+    for process in it.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
