@@ -24,7 +24,8 @@ struct oci_save_options {
 
 /*
  * Write the images of `records` (oci/names.h) to `fd`, which may be a pipe: from its present offset on, no seeking.
- * The same images give the same bytes. Everything is looked up before the first byte is written. `options` may be NULL.
+ * The same images give the same bytes. Everything is looked up before the first byte is written. The caller holds
+ * gc_enter(), and keeps SIGPIPE away. `options` may be NULL.
  */
 int oci_save(struct oci_store *store, const struct name_record *records, size_t n, int fd,
              const struct oci_save_options *options, struct sm_error *err);

@@ -25,7 +25,7 @@ static const char *number_str(char buf[NUMBER_SIZE], unsigned number)
 
 int spool_init(struct spool *ret, struct oci_store *store, struct sm_error *err)
 {
-    struct spool s = {.temp = STORE_TEMP_INIT, .fd = -1};
+    struct spool s = SPOOL_INIT;
     int r = store_temp_new(&s.temp, store, err);
 
     if (r >= 0)

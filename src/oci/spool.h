@@ -23,8 +23,13 @@ struct spool {
     size_t head_len;
 };
 
+#define SPOOL_INIT                                                                                                     \
+    {                                                                                                                  \
+        .temp = STORE_TEMP_INIT, .fd = -1                                                                              \
+    }
+
 int spool_init(struct spool *ret, struct oci_store *store, struct sm_error *err);
-void spool_done(struct spool *s); /* what was not put elsewhere is gone */
+void spool_done(struct spool *s); /* takes SPOOL_INIT; what was not put elsewhere is gone */
 struct archive_sink spool_sink(struct spool *s);
 
 /* A file as a document: at most OCI_JSON_MAX_BYTES, with a zero byte behind it; to be freed. */
