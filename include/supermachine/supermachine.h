@@ -240,20 +240,19 @@ struct sm_pull_options {
 
 struct sm_pull_result {
     size_t size;            /* set before the call to sizeof(struct sm_pull_result) */
-    char id[80];            /* digest of the image's manifest, "sha256:..." */
-    char digest[80];        /* what the name means in its registry: of an index, or the same as `id` */
     uint64_t fetched_bytes; /* of layers and documents, in this call */
     int up_to_date;         /* not 0: the store had it already; one question was asked */
 };
 
 /*
- * Fetch an image by its name, and convert it. What was fetched before, by this call or one that was cut, is not fetched
- * again. Replaces what the name meant: the image that had it stays, without a name. `options` and `result` may be NULL.
+ * Fetch an image by its name, and convert it. *ret is its record (a list of one): sm_image_records_free(). What was
+ * fetched before, by this call or one that was cut, is not fetched again. Replaces what the name meant: the image that
+ * had it stays, without a name. `ret`, `options` and `result` may be NULL.
  *
  * Errors: as sm_image_open().
  */
-SM_API int sm_store_pull(struct sm_store *store, const char *name, const struct sm_pull_options *options,
-                         struct sm_pull_result *result, struct sm_error *err);
+SM_API int sm_store_pull(struct sm_image_record **ret, struct sm_store *store, const char *name,
+                         const struct sm_pull_options *options, struct sm_pull_result *result, struct sm_error *err);
 
 struct sm_load_options {
     size_t size;          /* sizeof(struct sm_load_options) */
@@ -368,12 +367,11 @@ struct sm_image_usage {
 };
 
 struct sm_store_usage {
-    size_t size;                                                  /* set before the call */
-    uint32_t images, layers, blobs;                               /* how many */
-    uint64_t layer_bytes, image_bytes, blob_bytes, partial_bytes; /* of disk: converted layers, merged metadata,
-                                                                     documents and compressed layers, halves of
-                                                                     cut pulls */
-    uint64_t total_bytes, reclaimable_bytes;                      /* all of it; what sm_store_prune() would free */
+    size_t size;                                  /* set before the call to sizeof(struct sm_store_usage) */
+    uint32_t images, layers, file_systems, blobs; /* how many: images; converted layers; what they were merged to; */
+    uint32_t partials;                            /* documents and compressed layers; halves of cut pulls */
+    uint64_t layer_bytes, file_system_bytes, blob_bytes, partial_bytes; /* of disk */
+    uint64_t total_bytes, reclaimable_bytes; /* all of it; what sm_store_prune() would free by default */
 };
 
 /* *ret: one entry an image; free it with sm_image_usages_free(). `ret` and `total` may be NULL. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One line on stderr, where that is a terminal, that tells what long work is at. */
+/* Lines on stderr, where that is a terminal, that tell what long work is at: one a layer. */
 #ifndef SM_CLI_PROGRESS_H
 #define SM_CLI_PROGRESS_H
 
@@ -8,18 +8,32 @@
 
 #include <supermachine/supermachine.h>
 
+struct progress_layer;
+
+/* Begins zeroed. */
 struct progress {
-    bool shown;
-    uint64_t last_ns; /* when it was drawn last */
+    bool begun;
+    const char *label; /* of what is done for no layer in particular: the image's name. NULL: none */
+    struct progress_layer *layers;
+    unsigned n_layers, n_done;
+    struct progress_layer *whole; /* what is done for all of it */
+    unsigned shown;               /* lines on the screen now, above the cursor */
+    uint64_t drawn_ns;            /* when */
 };
 
-/* Is there anybody to show it to? */
-bool progress_wanted(void);
+/*
+ * Where stderr is a terminal: *event is what to give to the library, with `p` as its context, and Ctrl-C asks to stop
+ * (interrupt.h). Else it is left alone.
+ */
+void progress_begin(struct progress *p, const char *label, int (**event)(void *ctx, const struct sm_image_event *event),
+                    void **event_ctx);
 
-/* For struct sm_image_options: `ctx` is a struct progress. */
-int progress_show(void *ctx, const struct sm_image_event *event);
-
-/* Wipe the line: call before anything else is printed. */
+/* Wipe the lines: call before anything else is printed. Signals have their usual effect again. */
 void progress_end(struct progress *p);
+
+/*
+ * progress_end(), and the sentence of a call that failed; EXIT_OURS. After Ctrl-C it says so and does not come back.
+ */
+int progress_failed(struct progress *p, const struct sm_error *err);
 
 #endif

@@ -14,14 +14,20 @@
 #include "cli/command.h"
 #include "cli/env.h"
 #include "cli/progress.h"
+#include "cli/registry_args.h"
 #include "cli/tty.h"
 
 struct run_options {
-    bool interactive, tty, verbose;
+    bool interactive, quiet, tty, verbose;
     struct string_list env, env_files;
     const char *cwd, *user, *entrypoint, *hostname, *name, *kernel, *platform;
     uint32_t memory_mib, cpus, timeout_ms, stop_timeout_ms, start_timeout_ms;
+    unsigned pull; /* index in pull_policies */
+    struct registry_args registry;
 };
+
+/* In the order of --pull's words. */
+static const enum sm_pull_policy pull_policies[] = {SM_PULL_MISSING, SM_PULL_ALWAYS, SM_PULL_NEVER};
 
 #define AT(field) offsetof(struct run_options, field)
 
@@ -43,6 +49,9 @@ static const struct option_def run_table[] = {
     {"name", 0, OPTION_STRING, AT(name), "NAME", "Name of the machine, used in messages"},
     {"platform", 0, OPTION_STRING, AT(platform), "OS/ARCH[/VARIANT]",
      "Choose this platform of the image (default: this host's)"},
+    {"pull", 0, OPTION_CHOICE, AT(pull), "missing|always|never",
+     "When to ask the image's registry: when the store does not have the image (the default), each time, or never"},
+    {"quiet", 'q', OPTION_FLAG, AT(quiet), NULL, "Show no progress while the image is fetched"},
     {"rm", 0, OPTION_ACCEPTED, 0, NULL, "Accepted as Docker's: machines never leave anything behind"},
     {"start-timeout", 0, OPTION_DURATION, AT(start_timeout_ms), "TIME",
      "Give up when the guest has not come up after this time (default 60s)"},
@@ -57,12 +66,12 @@ static const struct option_def run_table[] = {
     {"verbose", 'v', OPTION_FLAG, AT(verbose), NULL,
      "Show the guest's console, its kernel's boot among it, on standard error"},
     {"workdir", 'w', OPTION_STRING, AT(cwd), "DIR", "Working directory; made when it is missing"},
+    REGISTRY_OPTIONS(struct run_options),
     {0},
 };
 
 struct run {
     struct run_options o;
-    struct progress progress;
     struct env_list env;
     const char *entrypoint[2];
     struct sm_image *image;
@@ -108,17 +117,20 @@ static void show_console(void *ctx, const char *data, size_t len)
 static int open_image(struct run *run, const char *ref)
 {
     struct sm_image_options options = SM_IMAGE_OPTIONS_INIT;
+    struct sm_registry_options registry;
     struct sm_error err = SM_ERROR_INIT;
-    int r;
+    struct progress progress = {0};
 
+    registry_args_fill(&registry, &run->o.registry);
+    options.registry = &registry;
+    options.pull = pull_policies[run->o.pull];
     options.platform = run->o.platform;
-    if (progress_wanted()) {
-        options.event = progress_show;
-        options.event_ctx = &run->progress;
-    }
-    r = sm_image_open(&run->image, ref, &options, &err);
-    progress_end(&run->progress);
-    return r < 0 ? complain("%s", err.text) : 0;
+    if (!run->o.quiet)
+        progress_begin(&progress, ref, &options.event, &options.event_ctx);
+    if (sm_image_open(&run->image, ref, &options, &err) < 0)
+        return progress_failed(&progress, &err);
+    progress_end(&progress);
+    return 0;
 }
 
 static int start_machine(struct run *run)
@@ -240,12 +252,13 @@ static const char *const run_notes[] = {
     "SUPERMACHINE_HOME: directory of the image store (default $XDG_DATA_HOME/supermachine, else "
     "~/.local/share/supermachine).\n\n"
     "SUPERMACHINE_KERNEL, SUPERMACHINE_INITRAMFS, SUPERMACHINE_VMM: the guest's kernel and agent and the worker, "
-    "instead "
-    "of the installed ones.",
+    "instead of the installed ones.",
+    REGISTRY_NOTES,
     "EXAMPLES",
-    "supermachine run oci:./debian cat /etc/os-release\n\n"
-    "supermachine run -it oci:./debian bash\n\n"
-    "tar c . | supermachine run -i oci:./debian sha256sum",
+    "supermachine run debian cat /etc/os-release\n\n"
+    "supermachine run -it --pull always registry.example/team/app:1.2 sh\n\n"
+    "tar c . | supermachine run -i oci:./debian sha256sum\n\n"
+    "docker save app | supermachine run docker-archive:-",
     NULL,
 };
 
@@ -255,8 +268,11 @@ const struct command command_run = {
     .summary = "run a command in a new machine",
     .about =
         "Starts a machine with IMAGE as its root file system, runs COMMAND in it (or what the image is for), and "
-        "ends with the command's exit code. IMAGE is oci:DIR or oci:DIR:TAG, an OCI layout directory. The root can "
-        "be written; what is written is gone when the command ends.",
+        "ends with the command's exit code. The root can be written; what is written is gone when the command "
+        "ends.\n\nIMAGE is a name as for Docker (nginx, user/app:tag, host:5000/app, name@sha256:...), fetched from "
+        "its registry when the store does not have it; or the id of an image in the store; or oci:DIR or oci:DIR:TAG "
+        "(an OCI layout directory), oci-archive:FILE, docker-archive:FILE (what 'docker save' writes; \"-\" is "
+        "standard input).",
     .options = run_table,
     .passes_on = true,
     .notes = run_notes,

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The options of every command that may talk to a registry. */
+#ifndef SM_CLI_REGISTRY_ARGS_H
+#define SM_CLI_REGISTRY_ARGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <supermachine/supermachine.h>
+
+struct registry_args {
+    const char *auth_file, *ca_file, *cert_file, *key_file;
+    bool plain_http;
+};
+
+/* Their rows, for the table of a command whose options struct is `type` and has them as `registry`. */
+/* clang-format off */
+#define REGISTRY_OPTIONS(type)                                                                                         \
+    {"auth-file", 0, OPTION_STRING, offsetof(type, registry.auth_file), "FILE",                                        \
+     "Look for the registry's user name and password here first (as in Docker's config.json)"},                        \
+    {"ca-file", 0, OPTION_STRING, offsetof(type, registry.ca_file), "FILE",                                            \
+     "Trust these certificates (PEM), too, when a registry is asked"},                                                 \
+    {"cert-file", 0, OPTION_STRING, offsetof(type, registry.cert_file), "FILE",                                        \
+     "Show this certificate (PEM) to the registry"},                                                                   \
+    {"key-file", 0, OPTION_STRING, offsetof(type, registry.key_file), "FILE",                                          \
+     "The private key (PEM) of --cert-file"},                                                                          \
+    {"plain-http", 0, OPTION_FLAG, offsetof(type, registry.plain_http), NULL,                                          \
+     "Allow to talk to the registry without TLS: anybody on the way can read that"}
+/* clang-format on */
+
+void registry_args_fill(struct sm_registry_options *ret, const struct registry_args *a);
+
+/* What the manual says about them: pairs for struct command's notes. */
+#define REGISTRY_NOTES                                                                                                 \
+    "REGISTRIES",                                                                                                      \
+        "User names and passwords are those that 'docker login' or 'podman login' have stored, credential helpers "    \
+        "among them. Proxies are taken from HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Mirrors are named in "               \
+        "registries.json in ~/.config/supermachine. Registries on this machine's loopback may be without TLS."
+
+#endif
