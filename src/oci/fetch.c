@@ -39,11 +39,11 @@ struct slot {
     struct digest digest;
     uint64_t size;
     int lock_fd, fd;
-    int out_fd;          /* the reader's copy of `fd`, not ours to close */
-    bool finished;       /* `fd` is of a blob in its place: only the reader doubts it */
-    bool fresh;          /* nothing in the file is from before */
-    uint64_t have;       /* bytes in the file when the fetch began; all of them when it is here */
-    unsigned generation; /* without the restarts of a fetch that runs */
+    int out_fd;    /* the reader's copy of `fd`, not ours to close */
+    bool finished; /* `fd` is of a blob in its place: only the reader doubts it */
+    bool fresh;    /* nothing in the file is from before */
+    uint64_t have; /* bytes in the file when the fetch began; all of them when it is here */
+    unsigned generation;
     struct registry_fetch *fetch;
 };
 
@@ -70,15 +70,12 @@ static int fail(const struct slot *s, struct sm_error *err)
 static void stop(struct fetcher *f, struct slot *s)
 {
     uint64_t available = s->have;
-    unsigned restarted = 0;
     bool done;
 
     if (!s->fetch)
         return;
-    registry_fetch_state(s->fetch, &available, &done, &restarted, NULL);
-    f->bytes += restarted ? available : available - s->have;
-    s->generation += restarted;
-    s->fresh |= restarted > 0;
+    registry_fetch_state(s->fetch, &available, &done, NULL);
+    f->bytes += available - s->have;
     registry_fetch_free(s->fetch);
     s->fetch = NULL;
 }
@@ -122,9 +119,8 @@ static int start_some(struct fetcher *f, struct sm_error *err)
 static int look_at(struct fetcher *f, struct slot *s, bool tell, struct sm_error *err)
 {
     uint64_t available;
-    unsigned restarted;
     bool done;
-    int r = registry_fetch_state(s->fetch, &available, &done, &restarted, err);
+    int r = registry_fetch_state(s->fetch, &available, &done, err);
 
     if (r < 0)
         return fail(s, err);
@@ -161,14 +157,12 @@ static int source_growth(void *ctx, unsigned layer, struct convert_growth *ret, 
 {
     struct fetcher *f = ctx;
     struct slot *s = &f->slots[layer];
-    unsigned restarted = 0;
     int r;
 
     *ret = (struct convert_growth){.available = s->have, .done = s->state == SLOT_HERE, .generation = s->generation};
     if (s->state != SLOT_RUNNING)
         return 0;
-    r = registry_fetch_state(s->fetch, &ret->available, &ret->done, &restarted, err);
-    ret->generation += restarted;
+    r = registry_fetch_state(s->fetch, &ret->available, &ret->done, err);
     if (r >= 0 && ret->done)
         arrived(f, s);
     return r;

@@ -39,12 +39,12 @@ struct registry_options {
     uint32_t backoff_ms;              /* wait before the first retry, doubled for each further one; default 500 */
     unsigned attempts;                /* requests without progress until a failure is final; default 5 */
 
-    /* Asked a few times a second while a call waits; < 0 (with a sentence) ends that call. */
+    /* Asked a few times a second while a call waits, registry_wait() too; < 0 (with a sentence) ends that call. */
     int (*keep_going)(void *ctx, struct sm_error *err);
     void *ctx;
 };
 
-/* `o` may be NULL. Reads configuration and credentials; nothing is sent yet. */
+/* `o` may be NULL. Reads configuration and certificates; nothing is sent yet, and credentials are not looked for. */
 int registry_open(struct registry **ret, const struct registry_options *o, const char *host, const char *repository,
                   struct sm_error *err);
 void registry_free(struct registry *r); /* its fetches must be freed before */
@@ -74,11 +74,9 @@ int registry_fetch_start(struct registry_fetch **ret, struct registry *r, const 
 
 /*
  * Bytes of the file that may be read; *ret_done when all are there; -errno and a sentence when it failed for good.
- * *ret_restarted counts how often the file was cut to nothing, because a server would not resume: whoever had read
- * from it begins anew.
+ * Bytes that may be read never change: where a server would not resume, what is there is passed over.
  */
-int registry_fetch_state(struct registry_fetch *f, uint64_t *ret_available, bool *ret_done, unsigned *ret_restarted,
-                         struct sm_error *err);
+int registry_fetch_state(struct registry_fetch *f, uint64_t *ret_available, bool *ret_done, struct sm_error *err);
 void registry_fetch_free(struct registry_fetch *f); /* stops it */
 
 /*
