@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside the public image store: what store.c, transfer.c, upkeep.c, inspect.c and image.c share. */
+/* Inside the public image store: what the files of its verbs and image.c share. */
 #ifndef SM_LIB_STORE_H
 #define SM_LIB_STORE_H
 
