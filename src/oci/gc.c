@@ -28,7 +28,7 @@ static int take(struct oci_store *s, int how, int timeout_ms, struct sm_error *e
 int gc_enter(struct oci_store *s, struct sm_error *err)
 {
     struct sm_error why = SM_ERROR_INIT;
-    int fd = take(s, LOCK_SH, GC_WAIT_MS, &why);
+    int fd = take(s, LOCK_SH, s->enter_ms, &why);
 
     /* A store that cannot be written and where nothing was ever removed: there is nobody to keep out. */
     if (fd == -EROFS || fd == -EACCES)
@@ -40,5 +40,5 @@ int gc_enter(struct oci_store *s, struct sm_error *err)
 
 int gc_alone(struct oci_store *s, struct sm_error *err)
 {
-    return take(s, LOCK_EX, GC_ALONE_MS, err);
+    return take(s, LOCK_EX, s->alone_ms, err);
 }

@@ -39,6 +39,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "oci/erofs.h"
+#include "oci/gc.h"
 #include "oci/index.h"
 #include "oci/json.h"
 #include "oci/limits.h"
@@ -190,7 +191,7 @@ int oci_store_open(struct oci_store **ret, const char *dir, struct sm_error *err
 
     if (!s)
         return sm_error_set(err, ENOMEM, "out of memory");
-    *s = (struct oci_store){NULL, -1, -1, -1, -1, -1, -1, -1, -1};
+    *s = (struct oci_store){NULL, -1, -1, -1, -1, -1, -1, -1, -1, GC_WAIT_MS, GC_ALONE_MS};
     if (dir) {
         s->dir = strdup(dir);
         r = s->dir ? 0 : sm_error_set(err, ENOMEM, "out of memory");
@@ -484,17 +485,23 @@ static int sync_files(const struct store_temp *t, enum store_kind kind, struct s
     return fsync(t->dir_fd) < 0 ? store_fail(t->store, err, errno, "cannot write an object to disk") : 0;
 }
 
-void store_remove_dir(const struct oci_store *s, int place_fd, const char *hex)
+int store_remove_dir(const struct oci_store *s, int place_fd, const char *hex, struct sm_error *err)
 {
-    struct sm_error ignored = SM_ERROR_INIT;
+    CLEANUP_FD int fd = -1;
     char name[40];
+    int r = random_name(name, err);
 
+    if (r < 0)
+        return r;
     /* Out of its place first: a process that dies between two files must not leave half an object there. */
-    if (random_name(name, &ignored) < 0 || renameat(place_fd, hex, s->tmp_fd, name) < 0)
-        return;
-    CLEANUP_FD int fd = openat(s->tmp_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (renameat(place_fd, hex, s->tmp_fd, name) < 0)
+        return errno == ENOENT ? 0 : store_fail(s, err, errno, "cannot remove an object");
+    fd = openat(s->tmp_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (fd >= 0)
-        remove_dir(s->tmp_fd, name, fd);
+        remove_dir(s->tmp_fd, name, fd); /* or whoever opens the store next does */
+    else
+        unlinkat(s->tmp_fd, name, 0); /* no directory: it was never an object */
+    return 0;
 }
 
 int store_temp_place(const struct store_temp *t, const char *file, int dir_fd, const char *name, struct sm_error *err)
@@ -517,8 +524,10 @@ int store_temp_commit(struct store_temp *t, enum store_kind kind, const struct d
         return r;
     digest_hex(name, hex);
     r = renameat(t->store->tmp_fd, t->name, place_fd, hex);
-    if (r < 0 && (errno == EEXIST || errno == ENOTEMPTY)) {
-        store_remove_dir(t->store, place_fd, hex); /* it is damaged */
+    if (r < 0 && (errno == EEXIST || errno == ENOTEMPTY)) { /* a damaged one */
+        r = store_remove_dir(t->store, place_fd, hex, err);
+        if (r < 0)
+            return r;
         r = renameat(t->store->tmp_fd, t->name, place_fd, hex);
     }
     if (r < 0 || fsync(place_fd) < 0)

@@ -18,7 +18,8 @@ enum store_kind {
     STORE_BLOB,  /* blobs/<digest>, partial/<digest>: see oci/blobs.h */
 };
 
-/* Hold the right to make an object; waits for whoever holds it. Returns a descriptor: closing it gives the right up. */
+/* The caller of these holds gc_enter(). Hold the right to make an object; waits for whoever holds it. Returns a
+ * descriptor: closing it gives the right up. */
 int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err);
 
 /*

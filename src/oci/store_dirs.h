@@ -12,6 +12,7 @@
 struct oci_store {
     char *dir;
     int layers_fd, images_fd, blobs_fd, partial_fd, names_fd, used_fd, locks_fd, tmp_fd;
+    int enter_ms, alone_ms; /* how long gc_enter and gc_alone wait */
 };
 
 /* "WHAT in the image store DIR: why", and what to do where that is known. `code`: an errno value. Returns -code. */
@@ -26,8 +27,8 @@ int store_open_file(const struct oci_store *s, int dir_fd, const char *path, str
 /* A file below a store_temp written to disk and put in its place, over what is there. */
 int store_temp_place(const struct store_temp *t, const char *file, int dir_fd, const char *name, struct sm_error *err);
 
-/* Take an object's directory out of its place, and its files. Best effort. */
-void store_remove_dir(const struct oci_store *s, int place_fd, const char *hex);
+/* Take an object's directory out of its place, and its files. 0 also when it is not there. */
+int store_remove_dir(const struct oci_store *s, int place_fd, const char *hex, struct sm_error *err);
 
 /*
  * The names in a directory of the store that are 64 hex digits, or with `odd` all others but "." and ".."; to be freed
