@@ -50,9 +50,11 @@ static int dir_of(const struct oci_store *s, enum graph_kind kind)
         return s->layers_fd;
     case GRAPH_META:
         return s->images_fd;
-    default:
-        return s->partial_fd;
+    case GRAPH_PARTIAL:
+    case GRAPH_KINDS:
+        break;
     }
+    return s->partial_fd;
 }
 
 static void measure(const struct oci_store *s, struct graph_object *o, const char *hex)
