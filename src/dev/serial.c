@@ -197,6 +197,14 @@ static bool write_locked(struct serial *s, unsigned reg, uint8_t value)
     }
 }
 
+static void interrupt(const struct serial *s)
+{
+    uint64_t one = 1;
+    ssize_t n = write(s->irq_fd, &one, sizeof(one));
+
+    (void)n; /* fails only when the counter is full, so an interrupt is on its way */
+}
+
 void serial_write(struct serial *s, unsigned reg, uint8_t value)
 {
     pthread_mutex_lock(&s->lock);
@@ -205,12 +213,8 @@ void serial_write(struct serial *s, unsigned reg, uint8_t value)
     bool rise = !before && line(s);
     pthread_mutex_unlock(&s->lock);
 
-    if (rise) {
-        uint64_t one = 1;
-        ssize_t n = write(s->irq_fd, &one, sizeof(one));
-
-        (void)n; /* fails only when the counter is full, so an interrupt is on its way */
-    }
+    if (rise)
+        interrupt(s);
     if (out && s->tee)
         s->tee(s->ctx, value);
 }
@@ -227,4 +231,31 @@ size_t serial_tail(struct serial *s, char *buf, size_t max)
     memcpy(buf + first, s->ring, n - first);
     pthread_mutex_unlock(&s->lock);
     return n;
+}
+
+void serial_state(struct serial *s, struct snap_stream *stream)
+{
+    pthread_mutex_lock(&s->lock);
+    snap_begin(stream, SNAP_TAG('U', 'A', 'R', 'T'), 0, 1, "serial");
+    snap_u8(stream, "IER", &s->ier);
+    snap_check(stream, !(s->ier & ~IER_MASK), "IER", "0x%x has unknown bits", s->ier);
+    s->ier &= IER_MASK;
+    snap_u8(stream, "LCR", &s->lcr);
+    snap_u8(stream, "MCR", &s->mcr);
+    snap_check(stream, !(s->mcr & ~MCR_MASK), "MCR", "0x%x has unknown bits", s->mcr);
+    s->mcr &= MCR_MASK;
+    snap_u8(stream, "SCR", &s->scr);
+    snap_u16(stream, "divisor", &s->divisor);
+    snap_bool(stream, "FIFO", &s->fifo);
+    snap_bool(stream, "transmitter empty pending", &s->thr_pending);
+    snap_end(stream);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void serial_resume(struct serial *s)
+{
+    pthread_mutex_lock(&s->lock);
+    if (line(s))
+        interrupt(s);
+    pthread_mutex_unlock(&s->lock);
 }

@@ -8,6 +8,8 @@
 
 #include <supermachine/supermachine.h>
 
+#include "snap/stream.h"
+
 #define SERIAL_RING_SIZE (64 * 1024)
 #define SERIAL_PORTS     8
 
@@ -26,5 +28,14 @@ void serial_write(struct serial *s, unsigned reg, uint8_t value);
 
 /* The last min(max, kept) bytes, oldest first; returns how many. Any thread. */
 size_t serial_tail(struct serial *s, char *buf, size_t max);
+
+/*
+ * Save or load the registers. What was printed is no part of it: the tail of a restored machine is its own. vCPUs
+ * stopped.
+ */
+void serial_state(struct serial *s, struct snap_stream *stream);
+
+/* After loading or saving: raise the interrupt again if it is pending. */
+void serial_resume(struct serial *s);
 
 #endif

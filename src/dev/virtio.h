@@ -23,6 +23,7 @@
 #include "base/loop.h"
 #include "dev/mem.h"
 #include "dev/virtq.h"
+#include "snap/stream.h"
 
 #define VIRTIO_MAX_QUEUES     8
 #define VIRTIO_MAX_QUEUE_SIZE VIRTQ_MAX_SIZE
@@ -56,6 +57,12 @@ struct virtio_dev_ops {
     void (*reset)(struct virtio_dev *dev);
     /* The driver wrote config space; NULL: it is read-only and writes are dropped. */
     void (*config_written)(struct virtio_dev *dev, unsigned off, unsigned len);
+    /*
+     * Save or load what the device has beside its queues, features and config space, which are the transport's; in a
+     * section of its own, of `state_version`. Before loading, the device was reset. NULL: it has nothing.
+     */
+    void (*state)(struct virtio_dev *dev, struct snap_stream *s);
+    unsigned state_version;
     /* Owns everything; called with no lock held, after the transport has let go. */
     void (*free)(struct virtio_dev *dev);
 };
@@ -86,6 +93,9 @@ void virtio_signal(struct virtio_dev *dev, unsigned q);
  * thread.
  */
 void virtio_requeue(struct virtio_dev *dev, unsigned q);
+
+/* True from pause to resume: no guest memory may be touched; notify runs for each queue afterwards. Lock held. */
+bool virtio_paused(const struct virtio_dev *dev);
 
 /* `dev->config` has changed: bump the generation and raise the configuration interrupt. Lock held. */
 void virtio_config_changed(struct virtio_dev *dev);

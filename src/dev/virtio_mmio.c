@@ -22,6 +22,10 @@
  * FEATURES_OK, queues only between FEATURES_OK and DRIVER_OK and only while they are not ready. Writing 0 resets, at
  * any time and at once: the lock makes it wait for the request that is being handled, and the device drops the rest.
  *
+ * Pausing is the transport's: while `paused` no notify runs, and a device with sources of its own asks virtio_paused()
+ * before it touches a ring. Resuming runs notify for every queue, so nothing has to be remembered meanwhile, and a
+ * notification that was in an eventfd when the machine was saved is made up for.
+ *
  * A broken rule in a ring ends in virtio_broken(): DEVICE_NEEDS_RESET, no queue is looked at again until the reset.
  *
  * Threads: virtio_mmio_new() and _free() on the loop's thread with no vCPU running; everything else from any.
@@ -110,6 +114,7 @@ struct virtio_mmio {
     uint32_t device_features_sel, driver_features_sel, queue_sel;
     uint64_t driver_features;
     const char *broken; /* static text, NULL while the driver behaves */
+    bool paused;
 };
 
 void virtio_lock(struct virtio_dev *dev)
@@ -180,6 +185,11 @@ void virtio_broken(struct virtio_dev *dev, const char *why)
         raise_interrupt(t, INT_CONFIG);
 }
 
+bool virtio_paused(const struct virtio_dev *dev)
+{
+    return dev->transport->paused;
+}
+
 static void on_notify(struct loop_source *src, uint32_t events)
 {
     struct notifier *n = src->ctx;
@@ -187,7 +197,7 @@ static void on_notify(struct loop_source *src, uint32_t events)
     unsigned q = (unsigned)(n - t->notifier);
 
     virtio_lock(t->dev);
-    if ((t->status & STATUS_DRIVER_OK) && t->dev->vq[q].ready)
+    if ((t->status & STATUS_DRIVER_OK) && t->dev->vq[q].ready && !t->paused)
         t->dev->ops->notify(t->dev, q);
     virtio_unlock(t->dev);
 }
@@ -522,4 +532,124 @@ const char *virtio_mmio_broken(struct virtio_mmio *t)
     why = t->broken;
     virtio_unlock(t->dev);
     return why;
+}
+
+void virtio_mmio_pause(struct virtio_mmio *t)
+{
+    virtio_lock(t->dev);
+    t->paused = true;
+    virtio_unlock(t->dev);
+}
+
+void virtio_mmio_resume(struct virtio_mmio *t)
+{
+    virtio_lock(t->dev);
+    t->paused = false;
+    if (t->status & STATUS_DRIVER_OK)
+        for (unsigned q = 0; q < t->dev->n_queues; q++)
+            virtio_requeue(t->dev, q);
+    if (atomic_load(&t->interrupt_status))
+        poke(t->irq_fd);
+    virtio_unlock(t->dev);
+}
+
+/* Could the ladder of §3.1.1 have led there? */
+static bool is_status(uint32_t v)
+{
+    return !(v & ~(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_NEEDS_RESET |
+                   STATUS_FAILED)) &&
+           (!(v & STATUS_DRIVER) || (v & STATUS_ACKNOWLEDGE)) && (!(v & STATUS_FEATURES_OK) || (v & STATUS_DRIVER)) &&
+           (!(v & STATUS_DRIVER_OK) || (v & STATUS_FEATURES_OK));
+}
+
+/* What follows from the loaded registers. */
+static void apply_registers(struct virtio_mmio *t, struct snap_stream *s, uint32_t pending)
+{
+    uint64_t offered = t->dev->offered | TRANSPORT_FEATURES;
+
+    atomic_store(&t->interrupt_status, pending);
+    if (t->status & STATUS_NEEDS_RESET)
+        t->broken = "the driver had broken a rule before the snapshot was made";
+    if (!(t->status & STATUS_FEATURES_OK))
+        return;
+    snap_check(s, !(t->driver_features & ~offered) && (t->driver_features & 1ull << VIRTIO_F_VERSION_1), "features",
+               "the guest uses 0x%llx, this device offers 0x%llx", (unsigned long long)t->driver_features,
+               (unsigned long long)offered);
+    if (snap_ok(s))
+        t->dev->features = t->driver_features;
+}
+
+static void registers_state(struct virtio_mmio *t, struct snap_stream *s)
+{
+    uint32_t pending = atomic_load(&t->interrupt_status);
+
+    snap_u32(s, "status", &t->status);
+    snap_check(s, is_status(t->status), "status", "no driver could have set 0x%x", t->status);
+    snap_u64(s, "features", &t->driver_features);
+    snap_u32(s, "device features selector", &t->device_features_sel);
+    snap_u32(s, "driver features selector", &t->driver_features_sel);
+    snap_u32(s, "queue selector", &t->queue_sel);
+    snap_u32(s, "config generation", &t->config_generation);
+    snap_u32(s, "interrupt status", &pending);
+    snap_check(s, pending <= (INT_USED_BUFFER | INT_CONFIG), "interrupt status", "0x%x has unknown bits", pending);
+    if (snap_loading(s) && snap_ok(s))
+        apply_registers(t, s, pending);
+}
+
+/* True when what the guest has read there is not what it would read now. */
+static bool config_state(const struct virtio_dev *dev, struct snap_stream *s)
+{
+    uint8_t config[VIRTIO_MAX_CONFIG];
+    uint32_t len = dev->config_len;
+
+    memcpy(config, dev->config, sizeof(config));
+    snap_count(s, "config length", &len, VIRTIO_MAX_CONFIG);
+    snap_bytes(s, "config", config, len);
+    return len != dev->config_len || memcmp(config, dev->config, len) != 0;
+}
+
+static void queues_state(struct virtio_mmio *t, struct snap_stream *s)
+{
+    struct virtio_dev *dev = t->dev;
+    uint32_t n = dev->n_queues;
+
+    snap_u32(s, "queues", &n);
+    snap_check(s, n == dev->n_queues, "queues", "the device has %u, not %u", dev->n_queues, n);
+    for (unsigned q = 0; q < dev->n_queues; q++) {
+        struct virtq *vq = &dev->vq[q];
+
+        vq->event_idx = dev->features & 1ull << VIRTIO_F_EVENT_IDX;
+        vq->indirect = dev->features & 1ull << VIRTIO_F_INDIRECT_DESC;
+        virtq_state(vq, s, dev->queue_size[q], (t->status & STATUS_FEATURES_OK) && !t->broken);
+    }
+}
+
+void virtio_mmio_state(struct virtio_mmio *t, unsigned slot, struct snap_stream *s)
+{
+    struct virtio_dev *dev = t->dev;
+    uint32_t id = dev->id;
+
+    virtio_lock(dev);
+    assert(snap_loading(s) || t->paused);
+    if (snap_loading(s)) {
+        t->paused = true;
+        reset(t);
+    }
+    snap_begin(s, SNAP_TAG('V', 'I', 'R', 'T'), slot, 1, "virtio");
+    snap_u32(s, "device id", &id);
+    snap_check(s, id == dev->id, "device id", "device %u was there, and here is %u (%s)", id, dev->id, dev->ops->name);
+    registers_state(t, s);
+    bool config_differs = config_state(dev, s);
+    queues_state(t, s);
+    snap_end(s);
+    if (dev->ops->state) {
+        snap_begin(s, SNAP_TAG('V', 'D', 'E', 'V'), slot, dev->ops->state_version, dev->ops->name);
+        dev->ops->state(dev, s);
+        snap_end(s);
+    }
+    if (snap_loading(s) && !snap_ok(s))
+        reset(t);
+    else if (snap_loading(s) && config_differs)
+        virtio_config_changed(dev);
+    virtio_unlock(dev);
 }

@@ -29,6 +29,21 @@ void virtio_mmio_write(struct virtio_mmio *t, uint64_t off, unsigned len, uint64
 int virtio_mmio_notify_fd(const struct virtio_mmio *t, unsigned q);
 struct virtio_dev *virtio_mmio_dev(const struct virtio_mmio *t);
 
+/*
+ * Between the two the device touches no guest memory and takes no request; what arrives waits. Resuming looks at every
+ * queue again, and raises the interrupt again if one was pending: an edge may have been lost on its way (a spurious
+ * one is harmless). Loop's thread, vCPUs stopped.
+ */
+void virtio_mmio_pause(struct virtio_mmio *t);
+void virtio_mmio_resume(struct virtio_mmio *t);
+
+/*
+ * Save or load the transport and its device, as number `slot`. The device that is there may differ from the saved one
+ * in its config space, which the guest is told then; in nothing else. Saving: paused. Loading leaves it paused; on
+ * failure it is as after a reset.
+ */
+void virtio_mmio_state(struct virtio_mmio *t, unsigned slot, struct snap_stream *s);
+
 /* What rule the driver broke (DEVICE_NEEDS_RESET is set), as evidence; NULL while all is well. Any thread. */
 const char *virtio_mmio_broken(struct virtio_mmio *t);
 

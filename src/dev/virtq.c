@@ -227,3 +227,50 @@ bool virtq_enable_notify(struct virtq *vq)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return shared_load_le16(vq->avail + RING_IDX, __ATOMIC_ACQUIRE) != vq->next_avail;
 }
+
+uint16_t virtq_watch(struct virtq *vq)
+{
+    if (!vq->ready)
+        return 0;
+    uint16_t idx = shared_load_le16(vq->avail + RING_IDX, __ATOMIC_ACQUIRE);
+    if (vq->event_idx)
+        shared_store_le16(avail_event(vq), idx, __ATOMIC_RELAXED);
+    else
+        shared_store_le16(vq->used + RING_FLAGS, 0, __ATOMIC_RELAXED);
+    /* Full barrier: as in virtq_enable_notify(). What is published meanwhile shows at the next look at the index. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return idx;
+}
+
+void virtq_state(struct virtq *vq, struct snap_stream *s, unsigned max_size, bool may_be_ready)
+{
+    struct virtq q = *vq;
+
+    snap_u16(s, "queue size", &q.size);
+    snap_check(s, q.size <= max_size, "queue size", "%u is over the device's %u", q.size, max_size);
+    snap_bool(s, "queue ready", &q.ready);
+    snap_check(s, !q.ready || may_be_ready, "queue ready", "the device's status does not allow it");
+    snap_u64(s, "descriptor table", &q.desc_gpa);
+    snap_u64(s, "available ring", &q.avail_gpa);
+    snap_u64(s, "used ring", &q.used_gpa);
+    snap_u16(s, "next available", &q.next_avail);
+    snap_u16(s, "next used", &q.next_used);
+    snap_u16(s, "signalled", &q.signalled_used);
+    snap_bool(s, "signalled before", &q.signalled_valid);
+    if (!snap_loading(s) || !snap_ok(s))
+        return;
+    if (q.ready) {
+        struct virtq rings = q;
+        uint16_t with_device = (uint16_t)(q.next_avail - q.next_used);
+        int r = virtq_enable(&rings);
+
+        snap_check(s, r == 0, "queue ready", "its size or its rings' addresses do not fit guest memory");
+        snap_check(s, with_device <= q.size, "next used", "%u chains would be with the device, in a queue of %u",
+                   with_device, q.size);
+        q.desc = rings.desc;
+        q.avail = rings.avail;
+        q.used = rings.used;
+    }
+    if (snap_ok(s))
+        *vq = q;
+}

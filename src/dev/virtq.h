@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "dev/mem.h"
+#include "snap/stream.h"
 
 #define VIRTQ_MAX_SIZE 256 /* entries */
 #define VIRTQ_MAX_IOV  256 /* buffers in one chain, indirect ones included */
@@ -56,5 +57,17 @@ bool virtq_needs_signal(struct virtq *vq);
 /* Driver notifications off while draining, on again after; on returns true when buffers came meanwhile: drain again. */
 void virtq_disable_notify(struct virtq *vq);
 bool virtq_enable_notify(struct virtq *vq);
+
+/*
+ * How many buffers the driver has published so far, modulo 2^16; it will notify when it publishes the next one, also
+ * when some are waiting now.
+ */
+uint16_t virtq_watch(struct virtq *vq);
+
+/*
+ * Save or load. `mem` and the flags are set already when loading; the queue's largest size is `max_size`, and it may
+ * be ready only if `may_be_ready`. Rings that are not within memory are refused.
+ */
+void virtq_state(struct virtq *vq, struct snap_stream *s, unsigned max_size, bool may_be_ready);
 
 #endif

@@ -19,12 +19,18 @@
  * A change to a connection is followed by settle(), which brings the outside in line with its state: the table, the
  * loop, the timer, the list of the ready, and its end.
  *
+ * Restore: the guest has connections that no longer exist here. An event (§5.10.6.7) tells its driver to reset them
+ * all; listeners stay. A packet of a new connection may not overtake that event, or the reset would hit the new one:
+ * nothing goes into the receive queue until the driver has given the event's buffer back, which it does when it has
+ * acted. A snapshot may be taken within that time; then the next restore waits for that buffer and sends its
+ * own event after it.
+ *
  * Threads: all on the loop's thread with the device's lock held, but reset: that one runs on a vCPU thread, where the
  * loop may not be touched. It takes every connection out of the tables, marks it stale, and wakes the loop by an
  * eventfd to take the sockets out of the loop and free them.
  *
  * Limits: VSOCK_MAX_CONNS connections (those that linger or wait to be freed included), VSOCK_BUF_ALLOC bytes of ring
- * for each, and below. Not done: SEQPACKET; the event queue is there, but only a restore will use it.
+ * for each, and below. Not done: SEQPACKET.
  */
 #include "dev/vsock.h"
 
@@ -50,6 +56,9 @@ enum { QUEUE_RX, QUEUE_TX, QUEUE_EVENT, N_QUEUES };
 #define VSOCK_FIRST_PORT   1024u
 #define VSOCK_PORT_ANY     0xffffffffu
 #define VSOCK_CONFIG_BYTES 8 /* guest_cid, §5.10.4 */
+#define VSOCK_EVENT_BYTES  4 /* le32 id, §5.10.6.7 */
+
+#define VSOCK_EVENT_TRANSPORT_RESET 0
 
 /* How long the guest may take to answer a REQUEST, and to answer our close by RST. */
 #define VSOCK_CONNECT_NS (30ull * 1000000000)
@@ -66,7 +75,10 @@ struct vsock {
     uint32_t next_port; /* the host port to try next for vsock_connect() */
     struct vsock_packet orphan[VSOCK_ORPHAN_RSTS];
     unsigned orphan_first, orphan_len;
-    int reap_fd; /* eventfd: `stale` has something */
+    bool reset_owed;      /* the guest must learn that its connections are gone */
+    bool reset_told;      /* it was told, and has not acted yet ... */
+    uint16_t reset_index; /* ... while it has published so many event buffers */
+    int reap_fd;          /* eventfd: `stale` has something */
     struct loop_source reap_source;
     struct virtq_chain chain; /* scratch */
 };
@@ -113,6 +125,7 @@ static void abandon_all(struct vsock *v)
     uint64_t one = 1;
 
     v->orphan_len = 0;
+    v->reset_owed = v->reset_told = false;
     if (list_empty(&v->all))
         return;
     LIST_FOREACH_SAFE(&v->all, it, tmp)
@@ -353,6 +366,8 @@ static void pump(struct vsock *v)
     struct virtq_chain *chain = &v->chain;
     unsigned n;
 
+    if (virtio_paused(&v->dev) || v->reset_owed || v->reset_told)
+        return;
     for (n = 0; n < VSOCK_ROUND && anything_to_send(v); n++) {
         struct iovec head[VSOCK_HEADER_BYTES]; /* a buffer has a byte at least */
         uint8_t raw[VSOCK_HEADER_BYTES];
@@ -385,6 +400,41 @@ static void pump(struct vsock *v)
     virtio_signal(&v->dev, QUEUE_RX);
 }
 
+/* Tell the driver that its connections are gone; without an event buffer it is told when it brings one. */
+static void tell_reset(struct vsock *v)
+{
+    struct virtq *vq = &v->dev.vq[QUEUE_EVENT];
+    struct virtq_chain *chain = &v->chain;
+    uint8_t raw[VSOCK_EVENT_BYTES];
+    /* Before the event is there to be seen: what the driver publishes from here on is its answer. */
+    uint16_t index = virtq_watch(vq);
+    int r = virtq_pop(vq, chain);
+
+    if (r == 0)
+        return;
+    if (r < 0 || chain->in_len < sizeof(raw)) {
+        give_up(v, "bad chain in the vsock event queue");
+        return;
+    }
+    struct iov_run run = {.iov = chain->iov + chain->n_out, .n = chain->n_in, .len = chain->in_len};
+    store_le32(raw, VSOCK_EVENT_TRANSPORT_RESET);
+    iov_put(&run, raw, sizeof(raw));
+    v->reset_owed = false;
+    v->reset_told = true;
+    v->reset_index = index;
+    virtq_push(vq, chain->head, sizeof(raw));
+    virtio_signal(&v->dev, QUEUE_EVENT);
+}
+
+static void event_queue(struct vsock *v)
+{
+    if (v->reset_told && virtq_watch(&v->dev.vq[QUEUE_EVENT]) != v->reset_index)
+        v->reset_told = false;
+    if (v->reset_owed && !v->reset_told)
+        tell_reset(v);
+    pump(v);
+}
+
 static void vsock_start(struct virtio_dev *dev)
 {
     /* Receive buffers are wanted only when we have something for them: see pump(). */
@@ -401,7 +451,27 @@ static void vsock_notify(struct virtio_dev *dev, unsigned q)
         virtq_disable_notify(&dev->vq[QUEUE_RX]);
         pump(v);
     }
-    /* Event buffers stay where they are until there is an event. */
+    if (q == QUEUE_EVENT)
+        event_queue(v);
+}
+
+/* Connections are not saved: they have an end on this host. */
+static void vsock_state(struct virtio_dev *dev, struct snap_stream *s)
+{
+    struct vsock *v = CONTAINER_OF(dev, struct vsock, dev);
+
+    snap_u32(s, "next port", &v->next_port);
+    snap_check(s, v->next_port >= VSOCK_FIRST_PORT && v->next_port < VSOCK_PORT_ANY, "next port", "%u is none",
+               v->next_port);
+    snap_bool(s, "reset told", &v->reset_told);
+    snap_u16(s, "reset index", &v->reset_index);
+    if (!snap_loading(s))
+        return;
+    if (!snap_ok(s))
+        v->next_port = VSOCK_FIRST_PORT;
+    /* A driver without an event queue is not up, and has no connections. */
+    v->reset_told = v->reset_told && dev->vq[QUEUE_EVENT].ready;
+    v->reset_owed = dev->vq[QUEUE_EVENT].ready;
 }
 
 static void vsock_reset(struct virtio_dev *dev)
@@ -497,5 +567,7 @@ static const struct virtio_dev_ops vsock_ops = {
     .start = vsock_start,
     .notify = vsock_notify,
     .reset = vsock_reset,
+    .state = vsock_state,
+    .state_version = 1,
     .free = vsock_free,
 };

@@ -167,7 +167,7 @@ static int add_fixed_devices(struct machine *m, struct sm_error *err)
     if (r == 0)
         r = serial_new(&m->serial, m->serial_irq, c->ops->console, c->ctx, err);
     if (r == 0)
-        r = lifecycle_new(&m->lifecycle, &lifecycle_callbacks, m, err);
+        r = lifecycle_new(&m->lifecycle, m->lifecycle_irq, &lifecycle_callbacks, m, err);
     if (r == 0)
         r = bus_add(&m->group.pio, LAYOUT_SERIAL_PORT, SERIAL_PORTS, &serial_bus, m->serial, err);
     if (r == 0)

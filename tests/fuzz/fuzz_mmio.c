@@ -171,7 +171,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fake_open(&w.f);
     int r = serial_new(&w.serial, w.f.irq_fd, NULL, NULL, NULL);
     assert(r == 0);
-    r = lifecycle_new(&w.lifecycle, &lifecycle_ops, NULL, NULL);
+    r = lifecycle_new(&w.lifecycle, w.f.irq_fd, &lifecycle_ops, NULL, NULL);
     assert(r == 0);
     (void)r;
     fake_attach(&w.f, make(&w, reader_u8(&in) % 4));

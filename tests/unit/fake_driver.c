@@ -77,6 +77,15 @@ void fake_close(struct fake *f)
     munmap(f->ram2, FAKE_RAM2_SIZE);
 }
 
+void fake_clone(struct fake *to, const struct fake *from)
+{
+    memcpy(to->ram, from->ram, FAKE_RAM_SIZE);
+    memcpy(to->ram2, from->ram2, FAKE_RAM2_SIZE);
+    memcpy(to->q, from->q, sizeof(to->q));
+    to->features = from->features;
+    to->next = from->next;
+}
+
 uint32_t fake_read(struct fake *f, uint64_t reg)
 {
     return (uint32_t)virtio_mmio_read(f->t, reg, 4);

@@ -90,6 +90,8 @@ struct fake_buf {
 void fake_open(struct fake *f);
 void fake_attach(struct fake *f, struct virtio_dev *dev);
 void fake_close(struct fake *f);
+/* `to`, opened, gets the memory and the driver of `from`, as after a restore; its device is attached apart. */
+void fake_clone(struct fake *to, const struct fake *from);
 
 uint32_t fake_read(struct fake *f, uint64_t reg);
 void fake_write(struct fake *f, uint64_t reg, uint32_t value);

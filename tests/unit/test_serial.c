@@ -175,6 +175,62 @@ static void ring_keeps_the_newest(void **state)
     assert_int_equal((uint8_t)big[6], (SERIAL_RING_SIZE + 4) % 251);
 }
 
+static void state_comes_back(void **state)
+{
+    struct env *e = *state;
+    struct serial *other;
+    struct snap_stream s;
+
+    serial_write(e->s, LCR, 0x80);
+    serial_write(e->s, THR, 0x34);
+    serial_write(e->s, IER, 0x12);
+    serial_write(e->s, LCR, 0x13);
+    serial_write(e->s, IIR, 1);
+    serial_write(e->s, MCR, 0x0b);
+    serial_write(e->s, SCR, 0x77);
+    serial_write(e->s, IER, 2);
+    serial_write(e->s, THR, 'x');
+    snap_stream_init(&s);
+    serial_state(e->s, &s);
+    assert_int_equal(snap_done(&s, NULL), 0);
+    s.loading = true;
+    assert_int_equal(serial_new(&other, e->irq_fd, NULL, NULL, NULL), 0);
+    serial_state(other, &s);
+    assert_int_equal(snap_done(&s, NULL), 0);
+    irqs(e);
+    serial_resume(other);
+    assert_int_equal(irqs(e), 1);
+    static const unsigned regs[] = {IER, IIR, LCR, MCR, LSR, MSR, SCR};
+    for (unsigned i = 0; i < sizeof(regs) / sizeof(regs[0]); i++)
+        assert_int_equal(serial_read(other, regs[i]), serial_read(e->s, regs[i]));
+    serial_write(other, LCR, 0x80);
+    assert_int_equal(serial_read(other, THR), 0x34);
+    assert_int_equal(serial_read(other, IER), 0x12);
+    serial_resume(other); /* IIR was read: nothing is pending */
+    assert_int_equal(irqs(e), 0);
+    char tail[8];
+    assert_int_equal(serial_tail(other, tail, sizeof(tail)), 0);
+
+    static const struct {
+        unsigned at;
+        uint8_t value;
+        const char *field;
+    } bad[] = {{0, 0x10, "IER"}, {2, 0x20, "MCR"}, {6, 2, "FIFO"}, {7, 9, "pending"}};
+    for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct sm_error err = SM_ERROR_INIT;
+        uint8_t was = s.data.data[bad[i].at];
+
+        memset(&s.error, 0, sizeof(s.error));
+        s.data.data[bad[i].at] = bad[i].value;
+        serial_state(other, &s);
+        assert_true(snap_done(&s, &err) < 0);
+        assert_non_null(strstr(err.text, bad[i].field));
+        s.data.data[bad[i].at] = was;
+    }
+    serial_free(other);
+    snap_stream_clear(&s);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -185,6 +241,7 @@ int main(void)
         T(interrupt_driven_output_never_stalls),
         T(polled_output_raises_nothing),
         T(ring_keeps_the_newest),
+        T(state_comes_back),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
