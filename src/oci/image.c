@@ -161,10 +161,11 @@ static int assemble(struct oci_image *img, const struct layer_source *source, co
     r = open_layers(img, err);
     if (r == -ENOENT) {
         r = ensure_layers(img->store, &img->sel, source, events, err);
-        if (r >= 0)
+        if (r >= 0) {
             r = open_layers(img, err);
-        if (r == -ENOENT && source)
-            r = sm_error_set(err, ENOENT, "a layer vanished from the image store: try again");
+            if (r == -ENOENT)
+                r = sm_error_set(err, ENOENT, "a layer vanished from the image store: try again");
+        }
     }
     if (r >= 0)
         r = ensure_meta(img, events, err);

@@ -120,6 +120,7 @@ static int keep(struct pull *p, const struct digest *digest, const void *data, s
 static int get_manifest(struct pull *p, const struct digest *digest, void **ret, size_t *ret_len, struct sm_error *err)
 {
     char name[DIGEST_STR_SIZE], media[REGISTRY_MEDIA_SIZE];
+    CLEANUP_FREE void *data = NULL;
     struct registry *registry;
     struct digest got;
     int r = blob_read(p->store, digest, OCI_JSON_MAX_BYTES, ret, ret_len, err);
@@ -129,12 +130,11 @@ static int get_manifest(struct pull *p, const struct digest *digest, void **ret,
     digest_str(digest, name);
     r = connect_registry(p, &registry, err);
     if (r >= 0)
-        r = registry_manifest(registry, name, digest, ret, ret_len, &got, media, err);
-    if (r < 0)
-        return r;
-    r = keep(p, digest, *ret, *ret_len, err);
-    if (r < 0)
-        free(*ret);
+        r = registry_manifest(registry, name, digest, &data, ret_len, &got, media, err);
+    if (r >= 0)
+        r = keep(p, digest, data, *ret_len, err);
+    if (r >= 0)
+        *ret = STEAL_PTR(data);
     return r;
 }
 
@@ -149,45 +149,43 @@ static int check_size(const struct descriptor *d, size_t len, struct sm_error *e
                         (unsigned long long)d->size);
 }
 
-static int get_config(struct pull *p, const struct descriptor *d, void **ret, struct sm_error *err)
+static int get_config(struct pull *p, const struct descriptor *d, void **ret, size_t *ret_len, struct sm_error *err)
 {
+    CLEANUP_FREE void *data = NULL;
     struct registry *registry;
-    size_t len;
-    int r = blob_read(p->store, &d->digest, OCI_JSON_MAX_BYTES, ret, &len, err);
+    int r = blob_read(p->store, &d->digest, OCI_JSON_MAX_BYTES, ret, ret_len, err);
 
-    if (r < 0 && r != -ENOENT)
+    if (r != -ENOENT)
         return r;
+    r = connect_registry(p, &registry, err);
+    if (r >= 0)
+        r = registry_document(registry, &d->digest, d->size, &data, err);
+    if (r >= 0)
+        r = keep(p, &d->digest, data, d->size, err);
     if (r >= 0) {
-        r = check_size(d, len, err);
-    } else {
-        r = connect_registry(p, &registry, err);
-        if (r >= 0)
-            r = registry_document(registry, &d->digest, d->size, ret, err);
-        if (r < 0)
-            return r;
-        r = keep(p, &d->digest, *ret, d->size, err);
+        *ret = STEAL_PTR(data);
+        *ret_len = d->size;
     }
-    if (r < 0)
-        free(*ret);
     return r;
 }
 
 static int get_document(void *ctx, const struct descriptor *d, void **ret, struct sm_error *err)
 {
+    CLEANUP_FREE void *data = NULL;
     struct pull *p = ctx;
-    size_t len;
+    size_t len = 0;
     int r = event_tell(p->events, OCI_EVENT_RESOLVING, NULL, 0, 0, err);
 
     if (r < 0)
         return r;
-    if (d->media != MEDIA_INDEX && d->media != MEDIA_MANIFEST)
-        return get_config(p, d, ret, err);
-    r = get_manifest(p, &d->digest, ret, &len, err);
-    if (r < 0)
-        return r;
-    r = check_size(d, len, err);
-    if (r < 0)
-        free(*ret);
+    if (d->media == MEDIA_INDEX || d->media == MEDIA_MANIFEST)
+        r = get_manifest(p, &d->digest, &data, &len, err);
+    else
+        r = get_config(p, d, &data, &len, err);
+    if (r >= 0)
+        r = check_size(d, len, err);
+    if (r >= 0)
+        *ret = STEAL_PTR(data);
     return r;
 }
 
