@@ -11,8 +11,9 @@
  *  - A path is relative. Empty and "." components are dropped, so "./a//b/" is "a/b", and "", "." or "/" is the root.
  *    ".." and any other absolute path are refused.
  *  - The parent directory is looked up with symbolic links followed, always inside the tree: an absolute target starts
- *    at the tree's root and ".." stops there. Missing parents are made (root, 0755, mtime 0). A parent that is
- *    something else than a directory is refused, as is a chain of more than OCI_FOLLOW_MAX links.
+ *    at the tree's root and ".." stops there. Missing parents are made (root, 0755, mtime 0), also in the place of a
+ *    parent that is something else than a directory: so do umoci and, for a lower layer's, an overlay. A chain of more
+ *    than OCI_FOLLOW_MAX links is refused.
  *  - The last component is never followed. A directory over a directory replaces its metadata and keeps its children;
  *    anything else removes what was there, with all below it. So of duplicates the last wins.
  *  - A hard link is a further name of an existing inode, its own metadata is ignored. When one of the names is replaced
@@ -291,6 +292,10 @@ static int resolve_parent(struct tree *t, const struct oci_entry *e, const char 
             continue;
         }
         child = node_child(cur, c, len);
+        if (child && create && child->inode->type != OCI_DIR && child->inode->type != OCI_SYMLINK) {
+            node_remove(t, child);
+            child = NULL;
+        }
         if (!child) {
             if (!create)
                 return -ENOENT;
@@ -319,8 +324,7 @@ static int resolve_parent(struct tree *t, const struct oci_entry *e, const char 
             route->text[target] = '/';
             p = route->text;
         } else {
-            return create ? entry_refuse(err, ENOTDIR, e, "is refused: it lies below something that is not a directory")
-                          : -ENOENT;
+            return -ENOENT;
         }
     }
     memcpy(ret_name, last, last_len);

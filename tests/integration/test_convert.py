@@ -366,7 +366,6 @@ REFUSED = {
                                "does not exist"),
     "link-loop": ([tar(("a", SYMLINK, {"target": "b"}), ("b", SYMLINK, {"target": "a"}), "a/x")], "loop"),
     "link-loop-across-layers": ([tar(("a", SYMLINK, {"target": "a"})), tar("a/x")], "loop"),
-    "below-file": ([tar("a"), tar("a/x")], "not a directory"),
     "root-as-file": ([tar(".")], "root must stay"),
     "root-as-link": ([tar(("./", SYMLINK, {"target": "/etc"}))], "root must stay"),
     "long-name": ([tar("n" * 256)], "255 bytes"),
@@ -405,6 +404,7 @@ CONTAINED = {
     "opaque-through-link": ([tar("t/x", ("l", SYMLINK, {"target": "t"})), tar("l/.wh..wh..opq")], {"l"}),
     "whiteout-as-hard-link": ([tar("a", "b"), tar((".wh.a", LINK, {"target": "b"}))], {"b"}),
     "whiteout-as-device": ([tar("a", "b"), tar((".wh.a", CHAR))], {"b"}),
+    "below-file": ([tar("a"), tar("a/x")], {"a/x"}),
     "twice": ([tar(("a", DIRECTORY), "a/b", "a", "a")], {"a"}),
     "absolute-hard-link": ([tar("a", ("b", LINK, {"target": "/a"}))], {"a", "b"}),
 }

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "base/io.h"
+#include "oci/tree.h"
 
 struct oci_entry plain_entry(enum oci_type type, const char *path, const char *link)
 {
@@ -125,4 +126,39 @@ struct digest digest_of_buf(const void *data, size_t len)
 
     assert_int_equal(digest_of(&d, data, len, NULL), 0);
     return d;
+}
+
+struct describe {
+    char *to;
+    const char *prefix;
+};
+
+static void describe(struct tree_node *n, void *ctx)
+{
+    static const char types[] = " fdl?cbps";
+    struct describe *d = ctx, sub;
+    char prefix[256];
+
+    d->to += sprintf(d->to, "%c:%s%s", types[n->inode->type], d->prefix, n->name);
+    if (n->inode->type == OCI_FILE)
+        d->to += sprintf(d->to, "#%u", n->inode->layer);
+    if (n->inode->type == OCI_SYMLINK)
+        d->to += sprintf(d->to, "=%s", n->inode->target);
+    if (n->inode->names > 1)
+        d->to += sprintf(d->to, "*%u", n->inode->names);
+    d->to += sprintf(d->to, " ");
+    snprintf(prefix, sizeof(prefix), "%s%s/", d->prefix, n->name);
+    sub = (struct describe){d->to, prefix};
+    tree_each_child(n, describe, &sub);
+    d->to = sub.to;
+}
+
+void tree_words(struct tree *t, char *ret)
+{
+    struct describe d = {ret, ""};
+
+    *ret = '\0';
+    tree_each_child(tree_root(t), describe, &d);
+    if (d.to > ret)
+        d.to[-1] = '\0';
 }

@@ -26,6 +26,13 @@ void tar_add(struct buf *tar, const char *name, char type, const char *link, con
 void tar_pax(struct buf *tar, const char *key, const char *value); /* for the entry that follows */
 void tar_end(struct buf *tar);
 
+/*
+ * What is in a tree, as words "TYPE:PATH", type f d l (symbolic link) c b p s, in the order of names, directories
+ * before what is in them. A file's word has "#LAYER" behind it, a link's "=TARGET", an inode of several names "*NAMES".
+ */
+struct tree;
+void tree_words(struct tree *t, char *ret);
+
 struct digest digest_of_buf(const void *data, size_t len);
 
 #endif
