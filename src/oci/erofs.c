@@ -541,5 +541,5 @@ int erofs_check(int fd, uint64_t total_size)
     crc = get32(sb + EROFS_SB_CHECKSUM);
     put32(sb + EROFS_SB_CHECKSUM, 0);
     return get32(sb + EROFS_SB_MAGIC) == EROFS_MAGIC && crc == crc32c(sb, EROFS_BLOCK - EROFS_SB_OFFSET) &&
-           (uint64_t)get32(sb + EROFS_SB_BLOCKS) * EROFS_BLOCK == total_size;
+           (!total_size || (uint64_t)get32(sb + EROFS_SB_BLOCKS) * EROFS_BLOCK == total_size);
 }

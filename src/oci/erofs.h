@@ -21,7 +21,8 @@ struct erofs_layer {
 int erofs_write(struct tree *t, const struct erofs_layer *layers, unsigned n_layers, const uint8_t uuid[16], int fd,
                 uint64_t *ret_size, struct sm_error *err);
 
-/* Is the first block of `fd` a superblock of ours, whole, for a disk of `total_size` bytes? 1 yes, 0 no, -errno. */
+/* Is the first block of `fd` a superblock of ours, whole, for a disk of `total_size` bytes (0: of any size)? 1 yes, 0
+ * no, -errno. */
 int erofs_check(int fd, uint64_t total_size);
 
 #endif

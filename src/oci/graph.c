@@ -113,7 +113,7 @@ static int add_objects(struct graph *g, const struct oci_store *s, enum graph_ki
     return r;
 }
 
-static struct graph_object *find(const struct graph *g, enum graph_kind kind, const struct digest *name)
+struct graph_object *graph_find(const struct graph *g, enum graph_kind kind, const struct digest *name)
 {
     struct graph_object key = {.kind = kind, .name = *name};
 
@@ -212,7 +212,7 @@ struct walk {
 
 static int reach(struct walk *w, enum graph_kind kind, const struct digest *name, struct sm_error *err)
 {
-    struct graph_object *o = find(w->g, kind, name);
+    struct graph_object *o = graph_find(w->g, kind, name);
     struct graph_record *rec = w->record;
     uint32_t number, *larger;
 
@@ -262,7 +262,7 @@ static int reach_index(struct walk *w, const struct digest *d, unsigned depth, s
     struct index_doc idx;
     int r;
 
-    if (!find(w->g, GRAPH_BLOB, d) || depth > OCI_INDEX_MAX_NESTING || w->opened++ >= OCI_INDEX_MAX_OPENED)
+    if (!graph_find(w->g, GRAPH_BLOB, d) || depth > OCI_INDEX_MAX_NESTING || w->opened++ >= OCI_INDEX_MAX_OPENED)
         return 0;
     r = reach(w, GRAPH_BLOB, d, err);
     if (r >= 0)

@@ -55,6 +55,9 @@ struct graph {
 int graph_new(struct graph **ret, struct oci_store *s, struct sm_error *err);
 void graph_free(struct graph *g);
 
+/* NULL: it is not there. */
+struct graph_object *graph_find(const struct graph *g, enum graph_kind kind, const struct digest *name);
+
 /* The documents of an image, as far as they are there: `has_config` only with `has_manifest`. */
 struct image_parts {
     bool has_manifest, has_config;
