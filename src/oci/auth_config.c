@@ -27,10 +27,12 @@
 #include <strings.h>
 
 #include "base/checked.h"
+#include "oci/base64.h"
 #include "oci/json.h"
 
-#define HUB_SERVER "https://index.docker.io/v1/" /* the name under which docker login keeps Docker Hub's credentials   \
-                                                  */
+#define HUB_SERVER                                                                                                     \
+    "https://index.docker.io/v1/" /* the name under which docker login keeps Docker Hub's credentials                  \
+                                   */
 
 static int no_memory(struct sm_error *err)
 {
@@ -58,7 +60,7 @@ static size_t key_fits(const char *key, const char *host, const char *repository
         p += 8;
     else if (!strncmp(p, "http://", 7))
         p += 7;
-    host_len = strcspn(p, "/");
+    host_len = (size_t)(strchrnul(p, '/') - p);
     if (p == key && p[host_len])
         ns = p + host_len + 1;
     for (ns_len = strlen(ns); ns_len && ns[ns_len - 1] == '/';)
@@ -69,39 +71,6 @@ static size_t key_fits(const char *key, const char *host, const char *repository
     if (ns_len && (strncmp(repository, ns, ns_len) || (repository[ns_len] && repository[ns_len] != '/')))
         return 0;
     return 1 + ns_len;
-}
-
-static int base64_value(char c)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *at = c ? strchr(digits, c) : NULL;
-
-    return at ? (int)(at - digits) : -1;
-}
-
-/* RFC 4648, 4. Line ends are skipped as Go does; the padding may be missing. `ret` has room for 3/4 of it. */
-static bool base64_decode(const char *s, uint8_t *ret, size_t *ret_len)
-{
-    size_t n = 0, digits = 0, padding = 0;
-    uint32_t bits = 0;
-
-    for (; *s; s++) {
-        int v = base64_value(*s);
-
-        if (*s == '\r' || *s == '\n')
-            continue;
-        if (*s == '=') {
-            padding++;
-            continue;
-        }
-        if (v < 0 || padding)
-            return false;
-        bits = bits << 6 | (uint32_t)v;
-        if (++digits % 4 != 1)
-            ret[n++] = (uint8_t)(bits >> (6 - 2 * ((digits - 1) % 4)));
-    }
-    *ret_len = n;
-    return digits % 4 != 1 && (!padding || (digits + padding) % 4 == 0) && padding <= 2;
 }
 
 /* RFC 7617, 2: neither a user's name nor a password holds control characters. */
@@ -182,7 +151,7 @@ static int find_auths(struct credentials *ret, struct json *doc, const char *hos
                       struct sm_error *err)
 {
     struct json *auths, *entry;
-    char **keys;
+    char **keys = NULL;
     size_t below = SIZE_MAX;
     int r = json_get_object(doc, "auths", false, &auths, err);
 

@@ -23,14 +23,35 @@ static int hex_value(char c)
     return -1;
 }
 
+/* Is it a digest at all, of whatever algorithm? The grammar is in image-spec descriptor.md, "Digests". */
+static bool is_digest(const char *s)
+{
+    static const char lower[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+    size_t n;
+
+    for (;; s++) {
+        n = strspn(s, lower);
+        s += n;
+        if (!n || !*s || !strchr("+._-:", *s))
+            return false;
+        if (*s == ':')
+            break;
+    }
+    n = strspn(s + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=_-");
+    return n && !s[1 + n];
+}
+
 int digest_parse(struct digest *ret, const char *s, const char *what, struct sm_error *err)
 {
     static const char prefix[] = "sha256:";
     struct digest d;
     char shown[TEXT_SHOWN_SIZE];
 
+    if (!is_digest(s))
+        return sm_error_set(err, EINVAL, "%s \"%s\" is not a digest: it needs \"sha256:\" and 64 lower-case hex digits",
+                            what, text_shown(shown, s));
     if (strncmp(s, prefix, sizeof(prefix) - 1))
-        return sm_error_set(err, EINVAL, "%s \"%s\" is not a digest that can be checked: only sha256 is supported",
+        return sm_error_set(err, ENOTSUP, "%s \"%s\" is of a kind that cannot be checked: only sha256 is supported",
                             what, text_shown(shown, s));
     s += sizeof(prefix) - 1;
     if (strlen(s) != 2 * DIGEST_BYTES)

@@ -17,7 +17,8 @@ struct digest {
     uint8_t bytes[DIGEST_BYTES];
 };
 
-/* Lower-case hex only, as the specification wants. `what` names the field for the sentence. */
+/* Lower-case hex only, as the specification wants. -ENOTSUP: a digest, but of another algorithm; -EINVAL: none. `what`
+ * names the field for the sentence. */
 int digest_parse(struct digest *ret, const char *s, const char *what, struct sm_error *err);
 void digest_str(const struct digest *d, char ret[DIGEST_STR_SIZE]);
 void digest_hex(const struct digest *d, char ret[DIGEST_HEX_SIZE]);

@@ -19,9 +19,12 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "oci/base64.h"
 #include "oci/json.h"
 #include "oci/limits.h"
 #include "oci/text.h"
+
+#define DOCKER_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
 
 static const struct {
     const char *type;
@@ -30,7 +33,7 @@ static const struct {
     {"application/vnd.oci.image.index.v1+json", MEDIA_INDEX},
     {"application/vnd.docker.distribution.manifest.list.v2+json", MEDIA_INDEX},
     {"application/vnd.oci.image.manifest.v1+json", MEDIA_MANIFEST},
-    {"application/vnd.docker.distribution.manifest.v2+json", MEDIA_MANIFEST},
+    {DOCKER_MANIFEST, MEDIA_MANIFEST},
     {"application/vnd.oci.image.config.v1+json", MEDIA_CONFIG},
     {"application/vnd.docker.container.image.v1+json", MEDIA_CONFIG},
     {"application/vnd.oci.image.layer.v1.tar", MEDIA_LAYER},
@@ -103,6 +106,53 @@ static int take_names(struct descriptor *d, struct json *obj, struct sm_error *e
     return r;
 }
 
+/* "type/subtype", each a restricted name (RFC 6838, 4.2; the pattern in image-spec schema/defs-descriptor.json). */
+static bool is_media_type(const char *s)
+{
+    static const char first[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    static const char rest[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$&^_.+-";
+
+    for (int part = 0; part < 2; part++) {
+        size_t n = strspn(s, rest);
+
+        if (!n || n > 127 || !strchr(first, s[0]) || s[n] != (part ? '\0' : '/'))
+            return false;
+        s += n + 1;
+    }
+    return true;
+}
+
+static int check_media_type(const char *s, const char *key, struct sm_error *err)
+{
+    char shown[TEXT_SHOWN_SIZE];
+
+    if (s && !is_media_type(s))
+        return sm_error_set(err, EBADMSG, "its \"%s\" \"%s\" is not a media type", key, text_shown(shown, s));
+    return 0;
+}
+
+/* What a descriptor may say besides. None of it is used here; all of it must be what other programs would read. That
+ * the "urls" are URLs is checked nowhere else either. */
+static int check_extras(struct json *obj, struct sm_error *err)
+{
+    const char *type, *data, *url;
+    struct json *urls;
+    size_t n;
+    int r = json_get_string(obj, "artifactType", false, &type, err);
+
+    if (r >= 0)
+        r = check_media_type(type, "artifactType", err);
+    if (r >= 0)
+        r = json_get_string(obj, "data", false, &data, err);
+    if (r >= 0 && data && !base64_decode(data, NULL, &n))
+        r = sm_error_set(err, EBADMSG, "its \"data\" is not base64");
+    if (r >= 0)
+        r = json_get_array(obj, "urls", false, OCI_CONFIG_MAX_LIST, &urls, &n, err);
+    for (size_t i = 0; r >= 0 && i < n; i++)
+        r = json_item_string(urls, i, "urls", &url, err);
+    return r;
+}
+
 /* `d` is zeroed before and may hold names afterwards, also on failure. */
 static int take_descriptor(struct descriptor *d, struct json *obj, struct sm_error *err)
 {
@@ -116,6 +166,10 @@ static int take_descriptor(struct descriptor *d, struct json *obj, struct sm_err
         r = json_get_u64(obj, "size", true, &d->size, err);
     if (r >= 0)
         r = digest_parse(&d->digest, digest, "the digest", err);
+    if (r >= 0)
+        r = check_media_type(type, "mediaType", err);
+    if (r >= 0)
+        r = check_extras(obj, err);
     if (r < 0)
         return r;
     d->media = media_of(type);
@@ -160,6 +214,7 @@ static void free_descriptors(struct descriptor *d, size_t n)
  * thing here and as another elsewhere. */
 static int check_head(struct json *doc, enum media want, struct sm_error *err)
 {
+    struct json *subject;
     const char *type;
     uint64_t version;
     int r = json_get_u64(doc, "schemaVersion", true, &version, err);
@@ -177,7 +232,7 @@ static int check_head(struct json *doc, enum media want, struct sm_error *err)
 
         return sm_error_set(err, EBADMSG, "\"mediaType\" is \"%s\", which is something else", text_shown(shown, type));
     }
-    return 0;
+    return json_get_object(doc, "subject", false, &subject, err); /* what it is about: not ours to follow */
 }
 
 static int parse_index(struct index_doc *ret, struct json *doc, struct sm_error *err)
@@ -234,6 +289,28 @@ static int check_layer(const struct descriptor *d, size_t i, struct sm_error *er
     return 0;
 }
 
+/*
+ * Is it a container image, going by its config's media type? Early registries wrote types of their own into Docker's
+ * manifests (github.com/docker/distribution issue 1621), which Docker has understood ever since.
+ */
+static int check_config_type(struct descriptor *config, struct json *doc, struct sm_error *err)
+{
+    static const char *const odd[] = {"application/octet-stream", "application/json", "text/html"};
+    const char *type;
+    int r = json_get_string(doc, "mediaType", false, &type, err);
+
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < ARRAY_SIZE(odd) && type && !strcmp(type, DOCKER_MANIFEST); i++) {
+        if (!strcmp(config->media_type, odd[i]))
+            config->media = MEDIA_CONFIG;
+    }
+    if (config->media != MEDIA_CONFIG)
+        return sm_error_set(err, ENOTSUP, "it is not a container image: its config has the media type \"%s\"",
+                            config->media_type);
+    return 0;
+}
+
 static int parse_manifest(struct manifest_doc *ret, struct json *doc, struct sm_error *err)
 {
     struct json *config;
@@ -243,9 +320,8 @@ static int parse_manifest(struct manifest_doc *ret, struct json *doc, struct sm_
         r = json_get_object(doc, "config", true, &config, err);
     if (r >= 0)
         r = take_descriptor(&ret->config, config, err);
-    if (r >= 0 && ret->config.media != MEDIA_CONFIG)
-        r = sm_error_set(err, ENOTSUP, "it is not a container image: its config has the media type \"%s\"",
-                         ret->config.media_type);
+    if (r >= 0)
+        r = check_config_type(&ret->config, doc, err);
     if (r >= 0 && ret->config.size > OCI_JSON_MAX_BYTES)
         r = sm_error_set(err, EFBIG, "its config is larger than %llu MiB, which is the limit",
                          OCI_JSON_MAX_BYTES / MIB);
@@ -346,6 +422,24 @@ static int take_run_config(struct oci_config *c, struct json *doc, struct sm_err
     return r;
 }
 
+/* Members that are of no use here must be of the kind that every other program wants. */
+static int check_unused(struct json *doc, struct sm_error *err)
+{
+    struct json *run, *list, *item;
+    size_t n;
+    int r = json_get_array(doc, "history", false, OCI_CONFIG_MAX_LIST, &list, &n, err);
+
+    for (size_t i = 0; r >= 0 && i < n; i++)
+        r = json_item_object(list, i, "history", &item, err);
+    if (r >= 0)
+        r = json_get_object(doc, "config", false, &run, err);
+    if (r >= 0 && run)
+        r = json_get_object(run, "Volumes", false, &item, err);
+    if (r >= 0 && run)
+        r = json_get_object(run, "Labels", false, &item, err);
+    return r;
+}
+
 static int parse_config(struct config_doc *ret, struct json *doc, struct sm_error *err)
 {
     struct oci_config *c = &ret->config;
@@ -359,6 +453,8 @@ static int parse_config(struct config_doc *ret, struct json *doc, struct sm_erro
         r = platform_set(&ret->platform, c->os, c->architecture, c->variant, err);
     if (r >= 0)
         r = take_run_config(c, doc, err);
+    if (r >= 0)
+        r = check_unused(doc, err);
     return r < 0 ? r : take_diff_ids(ret, doc, err);
 }
 

@@ -25,12 +25,12 @@
 #define HUB "https://index.docker.io/v1/"
 
 /* base64 of USER:PASSWORD */
-#define ALICE "YWxpY2U6c2VjcmV0"         /* alice:secret */
-#define BOB   "Ym9iOnBhOnNz"             /* bob:pa:ss */
-#define CAROL "Y2Fyb2w6"                 /* carol: */
-#define DAVE  "ZGF2ZTpwdwAAAA=="         /* dave:pw, and zeros */
-#define ERIN  "ZXJpbjpcdTAwZTk/Pj4+"     /* erin:\u00e9?>>> as characters: digits 62 and 63 are in it */
-#define FRANK "ZnJhbms6\\r\\nb25lIHR3bw" /* frank:one two, a line end in it and no padding behind it */
+#define ALICE "YWxpY2U6c2VjcmV0"           /* alice:secret */
+#define BOB   "Ym9iOnBhOnNz"               /* bob:pa:ss */
+#define CAROL "Y2Fyb2w6"                   /* carol: */
+#define DAVE  "ZGF2ZTpwdwAAAA=="           /* dave:pw, and zeros */
+#define ERIN  "ZXJpbjpcdTAwZTk/Pj4+"       /* erin:\u00e9?>>> as characters: digits 62 and 63 are in it */
+#define FRANK "ZnJhbms6\\r\\nb25lIHR3bw==" /* frank:one two, with a line end in it */
 
 static char *dir;
 
@@ -177,6 +177,7 @@ static void test_bad_entries(void **state)
         {"{\"auths\": {\"reg\": {\"auth\": \"YWxpY2U6c2VjcmV0Y\"}}}", "base64"},
         {"{\"auths\": {\"reg\": {\"auth\": \"YWxpY2U6c2VjcmV0=\"}}}", "base64"},
         {"{\"auths\": {\"reg\": {\"auth\": \"YWx=Y2U6c2VjcmV0\"}}}", "base64"},
+        {"{\"auths\": {\"reg\": {\"auth\": \"YWxpY2U\"}}}", "base64"},
         {"{\"auths\": {\"reg\": {\"auth\": \"====\"}}}", "base64"},
         {"{\"auths\": {\"reg\": {\"auth\": \"YWxpY2U=\"}}}", "USER:PASSWORD"},       /* alice */
         {"{\"auths\": {\"reg\": {\"auth\": \"OnNlY3JldA==\"}}}", "empty"},           /* :secret */

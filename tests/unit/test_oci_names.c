@@ -22,10 +22,14 @@ static void test_digest(void **state)
     static const char *const bad[] = {
         "",
         "sha256:",
-        ("sha256:" ABC "0"),
+        "sha256:" ABC "0",
         "sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD",
-        ("sha512:" ABC),
         ABC,
+        "SHA256:" ABC,
+        ":" ABC,
+        "sha256",
+        "sha256 :" ABC,
+        "sha256:" ABC " ",
         "sha256:../../../../etc/passwd",
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015a/",
     };
@@ -42,6 +46,8 @@ static void test_digest(void **state)
         assert_int_equal(digest_parse(&d, bad[i], "the field", &err), -EINVAL);
         assert_non_null(strstr(err.text, "the field"));
     }
+    assert_int_equal(digest_parse(&d, "sha512:" ABC ABC, "the field", &err), -ENOTSUP);
+    assert_non_null(strstr(err.text, "only sha256"));
 }
 
 static void test_platform(void **state)
