@@ -116,7 +116,7 @@ static int start_some(struct fetcher *f, struct sm_error *err)
 }
 
 /* A failure ends everything at once, also that of a layer whose turn would come only later. */
-static int look_at(struct fetcher *f, struct slot *s, bool tell, struct sm_error *err)
+static int look_at(struct fetcher *f, struct slot *s, struct sm_error *err)
 {
     uint64_t available;
     bool done;
@@ -124,10 +124,28 @@ static int look_at(struct fetcher *f, struct slot *s, bool tell, struct sm_error
 
     if (r < 0)
         return fail(s, err);
-    if (tell || done)
+    if (!done)
+        return 0;
+    arrived(f, s);
+    return event_tell(f->events, OCI_EVENT_FETCHING, &s->digest, s->size, s->size, err);
+}
+
+int fetcher_tell(struct fetcher *f, struct sm_error *err)
+{
+    int r = 0;
+
+    if (!event_due(f->events, &f->told_ns))
+        return 0;
+    for (unsigned i = 0; r >= 0 && i < OCI_MAX_LAYERS; i++) {
+        const struct slot *s = &f->slots[i];
+        uint64_t available = s->have;
+        bool done;
+
+        if (!s->fetch)
+            continue;
+        registry_fetch_state(s->fetch, &available, &done, NULL);
         r = event_tell(f->events, OCI_EVENT_FETCHING, &s->digest, available, s->size, err);
-    if (done)
-        arrived(f, s);
+    }
     return r;
 }
 
@@ -135,7 +153,6 @@ static int source_wait(void *ctx, struct pollfd *fds, unsigned n, int timeout_ms
 {
     struct fetcher *f = ctx;
     int r = start_some(f, err);
-    bool tell;
 
     if (r < 0)
         return r;
@@ -145,12 +162,11 @@ static int source_wait(void *ctx, struct pollfd *fds, unsigned n, int timeout_ms
         assert(n || timeout_ms >= 0);
         r = poll(fds, n, timeout_ms) < 0 && errno != EINTR ? sm_error_sys(err, errno, "cannot wait for a layer") : 0;
     }
-    tell = event_due(f->events, &f->told_ns);
     for (unsigned i = 0; r >= 0 && i < OCI_MAX_LAYERS; i++) {
         if (f->slots[i].state == SLOT_RUNNING)
-            r = look_at(f, &f->slots[i], tell, err);
+            r = look_at(f, &f->slots[i], err);
     }
-    return r < 0 ? r : 0;
+    return r < 0 ? r : fetcher_tell(f, err);
 }
 
 static int source_growth(void *ctx, unsigned layer, struct convert_growth *ret, struct sm_error *err)

@@ -25,6 +25,9 @@ void fetcher_free(struct fetcher *f); /* before the registry */
 /* Good for as long as the fetcher. Layers are numbered up to OCI_MAX_LAYERS. */
 struct layer_source fetcher_source(struct fetcher *f);
 
+/* Tell how far the fetches are, now and then; -ECANCELED. For calls that wait while blobs are being fetched. */
+int fetcher_tell(struct fetcher *f, struct sm_error *err);
+
 /* Bytes that came over the network so far. */
 uint64_t fetcher_bytes(const struct fetcher *f);
 

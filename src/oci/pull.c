@@ -46,6 +46,7 @@ struct pull {
     const struct registry_options *given;
     struct registry *registry; /* NULL: not needed so far */
     struct fetcher *fetcher;
+    bool in_layers; /* all documents are there */
     uint64_t bytes; /* of documents */
     char *name;     /* canonical */
     int gc_fd;
@@ -55,10 +56,12 @@ struct pull {
 
 static int keep_going(void *ctx, struct sm_error *err)
 {
-    const struct pull *p = ctx;
+    struct pull *p = ctx;
     int r = p->given && p->given->keep_going ? p->given->keep_going(p->given->ctx, err) : 0;
 
-    return r < 0 ? r : event_tell(p->events, OCI_EVENT_RESOLVING, NULL, 0, 0, err);
+    if (r < 0)
+        return r;
+    return p->in_layers ? fetcher_tell(p->fetcher, err) : event_tell(p->events, OCI_EVENT_RESOLVING, NULL, 0, 0, err);
 }
 
 static int connect_registry(void *ctx, struct registry **ret, struct sm_error *err)
@@ -270,6 +273,7 @@ static int get_image(struct pull *p, const struct digest *root, struct oci_image
         return r;
     *ret_manifest = sel.manifest_digest;
     platform_str(platform, &sel.config.platform);
+    p->in_layers = true;
     r = image_assemble(&img, p->store, &sel, &source, p->events, err);
     if (r < 0)
         return r;
@@ -344,6 +348,7 @@ int oci_pull_blob(struct oci_store *store, const struct oci_ref *ref, const stru
     struct pull p;
     int r = pull_init(&p, store, ref, options, err);
 
+    p.in_layers = true;
     if (r >= 0)
         r = fetcher_get(p.fetcher, &d, err);
     pull_done(&p);
