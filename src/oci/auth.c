@@ -1,5 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Credentials: which files are looked at, in which order. See auth.h. */
+/*
+ * Credentials: see auth.h.
+ *
+ * Theory of operation
+ *
+ * What: the files in their order (containers-auth.json(5), and Docker's own), each read whole, parsed by auth_config.c,
+ * and asked further by auth_helper.c when it names a helper. The first that has credentials ends the search; trouble
+ * with one ends it too, since going on could mean to be somebody else than the user thinks.
+ *
+ * Invariants: what was read is wiped before it is freed. Sentences begin with the file's name and never hold what is in
+ * it. Nothing is written anywhere.
+ *
+ * Limits: AUTH_FILE_MAX. Not done: ~/.dockercfg of Docker before 1.7.
+ */
 #include "oci/auth.h"
 
 #include <errno.h>
