@@ -57,8 +57,9 @@ static bool remove_blob(struct check *c, const struct digest *name, const struct
         return false;
     if (!renameat(c->store->blobs_fd, hex, temp.dir_fd, "blob")) {
         same = !fstatat(temp.dir_fd, "blob", &st, AT_SYMLINK_NOFOLLOW) && st.st_ino == looked_at->st_ino;
+        /* It fails where somebody has put it there again, which is as good. */
         if (!same)
-            linkat(temp.dir_fd, "blob", c->store->blobs_fd, hex, 0);
+            (void)!linkat(temp.dir_fd, "blob", c->store->blobs_fd, hex, 0);
     }
     store_temp_discard(&temp);
     return same;
