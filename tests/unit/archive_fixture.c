@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -258,4 +259,57 @@ void add_layout_named(struct members *a, const struct image_parts *img, const ch
     }
     strcat(text, "}");
     add_layout(a, text);
+}
+
+struct digest add_docker(struct members *a, const char *json)
+{
+    struct members blobs = {.n = 0};
+    struct image_parts img = add_oci_image(&blobs, (const char *const[]){"a", "b", NULL}, NULL);
+    struct buf zipped, tar = layer_tar_of("b");
+    struct member *m = find_blob(&blobs, &img.config);
+
+    add_file(a, "config.json", m->data, m->len);
+    m = find_blob(&blobs, &img.layers[0]);
+    add_file(a, "aaaa/layer.tar", m->data, m->len);
+    add_text(a, "aaaa/VERSION", "1.0");
+    add_text(a, "aaaa/json", "{}");
+    zipped = gzip_stored(&tar);
+    add_file(a, "bbbb/layer.tar", zipped.data, zipped.len);
+    add_link(a, "cccc/layer.tar", '2', "../aaaa/layer.tar");
+    add_link(a, "dddd/layer.tar", '1', "cccc/layer.tar");
+    add_text(a, "repositories", "{}");
+    add_text(a, "manifest.json", json);
+    buf_done(&tar);
+    buf_done(&zipped);
+    members_done(&blobs);
+    return img.config;
+}
+
+int load_buf(struct store_fixture *f, const struct buf *bytes, const struct oci_load_options *o, struct oci_loaded *ret,
+             struct sm_error *err)
+{
+    int fd = memory_file(bytes->data, bytes->len), r;
+
+    *err = (struct sm_error)SM_ERROR_INIT;
+    r = oci_load(ret, f->s, fd, o, err);
+    close(fd);
+    return r;
+}
+
+int load_members(struct store_fixture *f, const struct members *a, const struct oci_load_options *o,
+                 struct oci_loaded *ret, struct sm_error *err)
+{
+    struct buf tar = members_tar(a, "");
+    int r = load_buf(f, &tar, o, ret, err);
+
+    buf_done(&tar);
+    return r;
+}
+
+void assert_nothing_there(const struct store_fixture *f)
+{
+    assert_int_equal(count_in(f, "names"), 0);
+    assert_int_equal(count_in(f, "blobs"), 0);
+    assert_int_equal(count_in(f, "images"), 0);
+    assert_int_equal(count_in(f, "tmp"), 0);
 }

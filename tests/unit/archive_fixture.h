@@ -8,6 +8,8 @@
 
 #include "base/buf.h"
 #include "oci/digest.h"
+#include "oci/load.h"
+#include "store_fixture.h"
 
 #define MEMBERS_MAX 64
 
@@ -59,5 +61,20 @@ void add_layout(struct members *a, const char *items);
 void add_layout_named(struct members *a, const struct image_parts *img, const char *ref_name, const char *image_name);
 
 const char *host_arch(void);
+
+/*
+ * What old Docker writes, around this manifest.json: config.json, aaaa/layer.tar (file "a"), bbbb/layer.tar (file "b",
+ * gzip), cccc/layer.tar (a symbolic link to aaaa's), dddd/layer.tar (a hard link to cccc's). The config's digest.
+ */
+struct digest add_docker(struct members *a, const char *json);
+
+/* oci_load from a file of these bytes. */
+int load_buf(struct store_fixture *f, const struct buf *bytes, const struct oci_load_options *o, struct oci_loaded *ret,
+             struct sm_error *err);
+int load_members(struct store_fixture *f, const struct members *a, const struct oci_load_options *o,
+                 struct oci_loaded *ret, struct sm_error *err);
+
+/* No name, no blob, no image, nothing in tmp. */
+void assert_nothing_there(const struct store_fixture *f);
 
 #endif
