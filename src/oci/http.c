@@ -89,7 +89,7 @@ struct http_transfer {
     struct http_request request; /* only callbacks, ctx and method are looked at later */
     struct http_head head;
     bool added, head_given, proxied;
-    char where[HTTP_HOST_MAX + 32];
+    char where[HTTP_HOST_MAX + 32], host[HTTP_HOST_MAX + 1];
     char detail[CURL_ERROR_SIZE];
     enum http_outcome outcome;
     int stop_code;
@@ -378,7 +378,7 @@ static void connect_failed(struct http_transfer *t)
     long code = 0;
 
     t->http->curl.easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &code);
-    if (t->proxied && says(t, "proxy")) {
+    if (t->proxied && !says(t, t->host)) { /* libcurl's words name whom it could not connect to */
         proxy_failed(t, 0);
         return;
     }
@@ -560,19 +560,29 @@ void http_transfer_free(struct http_transfer *t)
 
 #define SET(option, value) ok = ok && h->curl.easy_setopt(t->easy, option, value) == CURLE_OK
 
+static const char *environment(const char *lower, const char *upper)
+{
+    const char *s = getenv(lower);
+
+    if (!s || !*s)
+        s = getenv(upper);
+    return s && *s ? s : NULL;
+}
+
 static bool set_proxy(struct http_transfer *t, const struct http_url *url)
 {
     struct http *h = t->http;
-    const char *upper = getenv("HTTP_PROXY"), *lower = getenv("http_proxy");
+    const char *proxy =
+        url->https ? environment("https_proxy", "HTTPS_PROXY") : environment("http_proxy", "HTTP_PROXY");
     bool ok = true;
 
     if (http_host_is_loopback(url->host)) {
         SET(CURLOPT_PROXY, "");
         return ok;
     }
-    t->proxied = true; /* perhaps */
-    if (!url->https && upper && *upper && !(lower && *lower))
-        SET(CURLOPT_PROXY, upper);
+    t->proxied = proxy || environment("all_proxy", "ALL_PROXY"); /* or not: NO_PROXY is libcurl's to read */
+    if (!url->https && proxy)
+        SET(CURLOPT_PROXY, proxy);
     return ok;
 }
 
@@ -642,6 +652,7 @@ int http_start(struct http_transfer **ret, struct http *h, const struct http_req
     t->http = h;
     t->request = *request;
     snprintf(t->where, sizeof(t->where), "%s", request->url->where);
+    snprintf(t->host, sizeof(t->host), "%s", request->url->host);
     t->easy = h->curl.easy_init();
     if (!t->easy || !set_request(t, request) || h->curl.multi_add_handle(h->multi, t->easy) != CURLM_OK) {
         http_transfer_free(t);

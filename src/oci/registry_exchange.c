@@ -225,6 +225,7 @@ static int on_head(void *ctx, const struct http_head *head, struct sm_error *err
 {
     struct exchange *x = ctx;
 
+    endpoint_of(x)->reached = true;
     x->wanted = head->status == 200 || head->status == 206 || (head->status == 416 && x->from);
     x->refusal = buf_init(REGISTRY_REFUSAL_BYTES);
     return x->wanted ? x->q.ops->head(x->q.ctx, head, err) : 0;
@@ -409,7 +410,7 @@ static void refused(struct exchange *x, const struct http_head *head)
         .what = x->q.what,
         .body = x->refusal.data,
         .body_len = x->refusal.len,
-        .secret = x->sent,
+        .sent = x->sent,
         .token_server = x->q.token_for != NULL,
         .elsewhere = x->redirected && !is_at_home(x),
     };
@@ -450,7 +451,6 @@ static void complete(struct exchange *x, const struct http_head *head)
 {
     int status = head->status, r;
 
-    endpoint_of(x)->reached = true;
     if (x->wanted) {
         x->refusals = 0;
         r = x->q.ops->finish(x->q.ctx, head, &x->err);
@@ -476,7 +476,6 @@ static void stopped(struct exchange *x, const struct http_head *head)
 {
     int code = http_transfer_stop_code(x->transfer);
 
-    endpoint_of(x)->reached = true;
     if (code == EXCHANGE_ENOUGH)
         complete(x, head);
     else if (code == EXCHANGE_AGAIN)

@@ -133,7 +133,7 @@ struct refusal {
     const char *where, *what;
     const void *body;
     size_t body_len;
-    const char *secret;           /* what was sent, so that it is not shown when the server sends it back */
+    const char *sent;             /* the Authorization header, or NULL */
     bool token_server, elsewhere; /* elsewhere: another host that the registry sent us to */
 };
 int registry_refused(const struct refusal *f, struct sm_error *err);

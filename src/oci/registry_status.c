@@ -30,7 +30,20 @@ static const char *find_reason(struct json *doc)
     return NULL;
 }
 
-/* ": reason", or "". A server may send our own secret back to us; then there is no reason worth showing. */
+/* A server may send our own secret back to us; then it is no reason worth showing. */
+static bool holds_secret(const struct refusal *f, const char *s)
+{
+    const struct endpoint *ep = f->endpoint;
+    const char *const secrets[] = {f->sent ? strrchr(f->sent, ' ') + 1 : NULL, ep->credentials.password,
+                                   ep->credentials.identity_token, ep->token.value};
+
+    for (size_t i = 0; i < ARRAY_SIZE(secrets); i++)
+        if (secrets[i] && secrets[i][0] && strstr(s, secrets[i]))
+            return true;
+    return false;
+}
+
+/* " (reason)", or "". */
 static const char *reason(const struct refusal *f, char buf[REASON_SIZE])
 {
     char shown[TEXT_SHOWN_SIZE];
@@ -43,8 +56,7 @@ static const char *reason(const struct refusal *f, char buf[REASON_SIZE])
     if (!f->body_len || json_parse(&doc, f->body, f->body_len, NULL) < 0)
         return buf;
     s = find_reason(doc);
-    if (s &&
-        !(f->secret && (strstr(s, f->secret) || (strchr(f->secret, ' ') && strstr(s, strrchr(f->secret, ' ') + 1)))))
+    if (s && !holds_secret(f, s))
         snprintf(buf, REASON_SIZE, " (\"%s\")", text_shown(shown, s));
     json_free(doc);
     return buf;
