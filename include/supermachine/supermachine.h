@@ -81,7 +81,7 @@ enum sm_image_event_kind {
     SM_IMAGE_WAITING = 2,    /* for another process that makes the same thing, or holds the store */
     SM_IMAGE_FETCHING = 3,   /* `layer` comes from a registry: done of total bytes, compressed */
     SM_IMAGE_CONVERTING = 4, /* `layer` is converted: done of total bytes, compressed */
-    SM_IMAGE_LAYER_DONE = 5, /* `layer` is in the store, since now or before */
+    SM_IMAGE_LAYER_DONE = 5, /* `layer` is in the store, since now, or before: `done` is 0 then */
     SM_IMAGE_MERGING = 6,    /* the layers become one file system */
     SM_IMAGE_LOADING = 7,    /* an archive is read */
     SM_IMAGE_SAVING = 8,     /* an archive is written */

@@ -6,42 +6,36 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#define COUNT 3
-
-static const int signals[COUNT] = {SIGINT, SIGTERM, SIGHUP};
-static struct sigaction before[COUNT];
+static struct sigaction before;
 static volatile sig_atomic_t remembered;
 
 static void remember(int signo)
 {
-    remembered = signo;
+    (void)signo;
+    remembered = 1;
 }
 
 void interrupt_begin(void)
 {
     struct sigaction act = {.sa_handler = remember, .sa_flags = (int)SA_RESETHAND};
 
-    for (int i = 0; i < COUNT; i++) {
-        sigaction(signals[i], NULL, &before[i]);
-        if (before[i].sa_handler == SIG_DFL)
-            sigaction(signals[i], &act, NULL);
-    }
+    sigaction(SIGINT, NULL, &before);
+    if (before.sa_handler == SIG_DFL)
+        sigaction(SIGINT, &act, NULL);
 }
 
 void interrupt_end(void)
 {
-    for (int i = 0; i < COUNT; i++)
-        sigaction(signals[i], &before[i], NULL);
+    sigaction(SIGINT, &before, NULL);
 }
 
 bool interrupted(void)
 {
-    return remembered != 0;
+    return remembered;
 }
 
 void interrupt_die(void)
 {
-    interrupt_end();
-    raise(remembered);
-    exit(128 + remembered); /* it is blocked */
+    raise(SIGINT);
+    exit(128 + SIGINT); /* it is blocked */
 }

@@ -5,13 +5,13 @@
 
 #include <stdbool.h>
 
-/* From here to interrupt_end() SIGINT, SIGTERM and SIGHUP are only remembered, each once; ignored ones stay ignored. */
+/* From here to interrupt_end() the first SIGINT is only remembered. Where it is ignored it stays so. */
 void interrupt_begin(void);
 void interrupt_end(void);
 
 bool interrupted(void);
 
-/* Die of the signal that was remembered, so that whoever started us sees what happened. */
+/* Die of it: a shell that runs a loop or a script ends that only when it sees this. */
 void interrupt_die(void) __attribute__((noreturn));
 
 #endif

@@ -38,8 +38,7 @@ static int load(const struct load_options *o, struct sm_store *store, int fd)
     options.file = o->input;
     options.name = o->name;
     options.platform = o->platform;
-    if (!o->quiet)
-        progress_begin(&progress, o->input ? o->input : "standard input", &options.event, &options.event_ctx);
+    progress_begin(&progress, o->quiet, o->input ? o->input : "standard input", &options.event, &options.event_ctx);
     if (sm_store_load(&list, store, fd, &options, &err) < 0)
         return progress_failed(&progress, &err);
     progress_end(&progress);

@@ -5,8 +5,8 @@
  * Theory of operation
  *
  * What: events of the library become the state of each layer; at most ten times a second all lines are drawn over what
- * is there: the cursor goes up by as many lines as were drawn, each line is written and wiped to its end, the rest of
- * the screen is wiped. Everything goes out in one write.
+ * is there: the cursor goes up by as many lines as were drawn, each line is written and wiped to its end, and what is
+ * below it is wiped when there are fewer lines now. Everything goes out in one write.
  *
  * Invariants: between two draws the cursor is at the beginning of the line below the last one, and no mode of the
  * terminal is changed: whatever kills us leaves a screen that a shell goes on from. No line is as wide as the screen
@@ -42,6 +42,7 @@ struct progress_layer {
     char digest[80];
     enum sm_image_event_kind kind;
     struct meter fetched, converted;
+    bool was_there;
 };
 
 static uint64_t now_ns(void)
@@ -87,7 +88,7 @@ static void note(struct progress *p, const struct sm_image_event *e, uint64_t no
     else if (e->kind == SM_IMAGE_CONVERTING)
         meter_update(&l->converted, e->done, e->total, now);
     if (e->kind == SM_IMAGE_LAYER_DONE)
-        p->n_done++;
+        l->was_there = e->done == 0;
     l->kind = e->kind;
 }
 
@@ -104,6 +105,10 @@ static const char *state_of(const struct progress_layer *l, const struct meter *
     };
     static const struct meter nothing;
     enum sm_image_event_kind kind = l->kind;
+
+    *ret = &nothing;
+    if (l->was_there)
+        return "already here";
 
     /* A layer is converted while it comes: what takes longer is what is shown. */
     if (kind == SM_IMAGE_CONVERTING && l->fetched.done < l->fetched.total)
@@ -160,6 +165,7 @@ static unsigned put_lines(FILE *f, const struct progress *p, unsigned rows, unsi
 static void draw(struct progress *p)
 {
     uint16_t rows = DEFAULT_ROWS, cols = DEFAULT_COLS;
+    unsigned lines;
     char *text = NULL;
     size_t len;
     FILE *f = open_memstream(&text, &len);
@@ -169,8 +175,10 @@ static void draw(struct progress *p)
     tty_size(STDERR_FILENO, &rows, &cols);
     if (p->shown)
         fprintf(f, "\033[%uA\r", p->shown);
-    p->shown = rows < 4 || cols < 20 ? 0 : put_lines(f, p, rows, cols - 1u);
-    fputs("\033[J", f);
+    lines = rows < 4 || cols < 20 ? 0 : put_lines(f, p, rows, cols - 1u);
+    if (lines < p->shown)
+        fputs("\033[J", f);
+    p->shown = lines;
     if (fclose(f) == 0)
         fwrite(text, 1, len, stderr);
     fflush(stderr);
@@ -182,6 +190,8 @@ static int on_event(void *ctx, const struct sm_image_event *e)
     struct progress *p = ctx;
     uint64_t now = now_ns();
 
+    if (!p->visible)
+        return interrupted();
     note(p, e, now);
     if (p->drawn_ns == 0 || now - p->drawn_ns >= REDRAW_NS) {
         p->drawn_ns = now;
@@ -190,15 +200,24 @@ static int on_event(void *ctx, const struct sm_image_event *e)
     return interrupted();
 }
 
-void progress_begin(struct progress *p, const char *label, int (**event)(void *ctx, const struct sm_image_event *event),
-                    void **event_ctx)
+void progress_begin(struct progress *p, bool quiet, const char *label,
+                    int (**event)(void *ctx, const struct sm_image_event *event), void **event_ctx)
 {
-    if (isatty(STDERR_FILENO) != 1)
-        return;
-    *p = (struct progress){.begun = true, .label = label};
+    *p = (struct progress){.begun = true, .visible = !quiet && isatty(STDERR_FILENO) == 1, .label = label};
     *event = on_event;
     *event_ctx = p;
     interrupt_begin();
+}
+
+void progress_finish(struct progress *p)
+{
+    free(p->whole);
+    p->whole = NULL;
+    if (p->visible && p->n_layers) {
+        draw(p);
+        p->shown = 0;
+    }
+    progress_end(p);
 }
 
 void progress_end(struct progress *p)

@@ -12,24 +12,27 @@ struct progress_layer;
 
 /* Begins zeroed. */
 struct progress {
-    bool begun;
+    bool begun, visible;
     const char *label; /* of what is done for no layer in particular: the image's name. NULL: none */
     struct progress_layer *layers;
-    unsigned n_layers, n_done;
+    unsigned n_layers;
     struct progress_layer *whole; /* what is done for all of it */
     unsigned shown;               /* lines on the screen now, above the cursor */
     uint64_t drawn_ns;            /* when */
 };
 
 /*
- * Where stderr is a terminal: *event is what to give to the library, with `p` as its context, and Ctrl-C asks to stop
- * (interrupt.h). Else it is left alone.
+ * *event is what to give to the library, with `p` as its context. Ctrl-C asks to stop (interrupt.h). Only where stderr
+ * is a terminal, and not `quiet`, anything is shown.
  */
-void progress_begin(struct progress *p, const char *label, int (**event)(void *ctx, const struct sm_image_event *event),
-                    void **event_ctx);
+void progress_begin(struct progress *p, bool quiet, const char *label,
+                    int (**event)(void *ctx, const struct sm_image_event *event), void **event_ctx);
 
 /* Wipe the lines: call before anything else is printed. Signals have their usual effect again. */
 void progress_end(struct progress *p);
+
+/* The same, but what became of the layers stays on the screen. */
+void progress_finish(struct progress *p);
 
 /*
  * progress_end(), and the sentence of a call that failed; EXIT_OURS. After Ctrl-C it says so and does not come back.

@@ -55,12 +55,11 @@ static int pull(const struct pull_options *o, struct sm_store *store, const char
     registry_args_fill(&registry, &o->registry);
     options.registry = &registry;
     options.platform = o->platform;
-    if (!o->quiet)
-        progress_begin(&progress, name, &options.event, &options.event_ctx);
+    progress_begin(&progress, o->quiet, name, &options.event, &options.event_ctx);
     r = sm_store_pull(&record, store, name, &options, &result, &err);
     if (r < 0)
         return progress_failed(&progress, &err);
-    progress_end(&progress);
+    progress_finish(&progress);
     print_result(o, record, &result);
     sm_image_records_free(record);
     return 0;

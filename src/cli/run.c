@@ -125,8 +125,7 @@ static int open_image(struct run *run, const char *ref)
     options.registry = &registry;
     options.pull = pull_policies[run->o.pull];
     options.platform = run->o.platform;
-    if (!run->o.quiet)
-        progress_begin(&progress, ref, &options.event, &options.event_ctx);
+    progress_begin(&progress, run->o.quiet, ref, &options.event, &options.event_ctx);
     if (sm_image_open(&run->image, ref, &options, &err) < 0)
         return progress_failed(&progress, &err);
     progress_end(&progress);

@@ -92,8 +92,7 @@ static int save(const struct save_options *o, struct sm_store *store, char **nam
     registry_args_fill(&registry, &o->registry);
     options.registry = &registry;
     options.platform = o->platform;
-    if (!o->quiet)
-        progress_begin(&progress, names[0], &options.event, &options.event_ctx);
+    progress_begin(&progress, o->quiet, names[0], &options.event, &options.event_ctx);
     if (sm_store_save(store, (const char *const *)names, t->fd, &options, &err) < 0) {
         if (t->temporary)
             unlink(t->temporary); /* after Ctrl-C nobody else does */

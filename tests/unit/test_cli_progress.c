@@ -6,10 +6,12 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/meter.h"
@@ -135,7 +137,7 @@ static void a_terminal_has_a_line_for_each_layer(void **state)
     void *ctx = NULL;
     const char *text;
 
-    progress_begin(&p, "nginx", &event, &ctx);
+    progress_begin(&p, false, "nginx", &event, &ctx);
     assert_non_null(event);
     for (unsigned i = 0; i < 8; i++) {
         snprintf(digest, sizeof(digest), "sha256:%064x", 0xa0 + i);
@@ -156,6 +158,10 @@ static void a_terminal_has_a_line_for_each_layer(void **state)
     assert_string_equal(seen(), "\033[5A\r\033[J");
     progress_end(&p);
     assert_string_equal(seen(), "");
+    progress_begin(&p, true, "nginx", &event, &ctx);
+    assert_int_equal(event(ctx, &(struct sm_image_event){.kind = SM_IMAGE_FETCHING, .layer = digest}), 0);
+    progress_finish(&p);
+    assert_string_equal(seen(), "");
 }
 
 static void states_follow_the_work(void **state)
@@ -172,9 +178,10 @@ static void states_follow_the_work(void **state)
         {SM_IMAGE_LAYER_DONE, 10, "done"},     {SM_IMAGE_FETCHING, 1, "done"},
     };
     struct progress p = {0};
+    const char *text;
     void *ctx = NULL;
 
-    progress_begin(&p, "nginx", &event, &ctx);
+    progress_begin(&p, false, "nginx", &event, &ctx);
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
         p.drawn_ns = 0;
         event(ctx,
@@ -182,26 +189,53 @@ static void states_follow_the_work(void **state)
                   .kind = steps[i].kind, .layer = "sha256:abcdefabcdefabcdef", .done = steps[i].done, .total = 10});
         assert_non_null(strstr(seen(), steps[i].want));
     }
-    progress_end(&p);
+    p.drawn_ns = 0;
+    event(ctx, &(struct sm_image_event){.kind = SM_IMAGE_LAYER_DONE, .layer = "sha256:012345678901234567890"});
+    event(ctx, &(struct sm_image_event){.kind = SM_IMAGE_MERGING});
     seen();
+    progress_finish(&p);
+    text = seen();
+    assert_int_equal(count(text, "\n"), 2);
+    assert_non_null(strstr(text, "abcdefabcdef  done\033[K\r\n012345678901  already here\033[K\r\n"));
+    assert_null(strstr(text, "merging"));
 }
 
-static void without_a_terminal_nothing_is_told(void **state)
+static void without_a_terminal_nothing_is_shown(void **state)
 {
     int (*event)(void *ctx, const struct sm_image_event *e) = NULL;
-    int terminal_fd = dup(STDERR_FILENO), null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    FILE *f = tmpfile();
+    int terminal_fd = dup(STDERR_FILENO);
+    struct progress p = {0};
+    void *ctx = NULL;
+    struct stat st;
+
+    assert_true(f && terminal_fd >= 0);
+    dup2(fileno(f), STDERR_FILENO);
+    progress_begin(&p, false, "nginx", &event, &ctx);
+    event(ctx, &(struct sm_image_event){.kind = SM_IMAGE_FETCHING, .layer = "sha256:0123456789", .total = 10});
+    progress_finish(&p);
+    dup2(terminal_fd, STDERR_FILENO);
+    close(terminal_fd);
+    assert_int_equal(fstat(fileno(f), &st), 0);
+    assert_int_equal(st.st_size, 0);
+    fclose(f);
+}
+
+static void the_first_interrupt_asks_to_stop(void **state)
+{
+    int (*event)(void *ctx, const struct sm_image_event *e) = NULL;
+    struct sigaction act;
     struct progress p = {0};
     void *ctx = NULL;
 
-    assert_true(terminal_fd >= 0 && null >= 0);
-    dup2(null, STDERR_FILENO);
-    progress_begin(&p, "nginx", &event, &ctx);
+    progress_begin(&p, true, "nginx", &event, &ctx);
+    assert_int_equal(event(ctx, &(struct sm_image_event){.kind = SM_IMAGE_WAITING}), 0);
+    raise(SIGINT);
+    assert_int_not_equal(event(ctx, &(struct sm_image_event){.kind = SM_IMAGE_WAITING}), 0);
+    /* The second one has its usual effect. */
+    assert_int_equal(sigaction(SIGINT, NULL, &act), 0);
+    assert_true(act.sa_handler == SIG_DFL);
     progress_end(&p);
-    dup2(terminal_fd, STDERR_FILENO);
-    close(null);
-    close(terminal_fd);
-    assert_null(event);
-    assert_null(ctx);
 }
 
 int main(void)
@@ -212,7 +246,8 @@ int main(void)
         cmocka_unit_test(lines_fit_their_width),
         cmocka_unit_test_setup_teardown(a_terminal_has_a_line_for_each_layer, open_terminal, close_terminal),
         cmocka_unit_test_setup_teardown(states_follow_the_work, open_terminal, close_terminal),
-        cmocka_unit_test_setup_teardown(without_a_terminal_nothing_is_told, open_terminal, close_terminal),
+        cmocka_unit_test_setup_teardown(without_a_terminal_nothing_is_shown, open_terminal, close_terminal),
+        cmocka_unit_test(the_first_interrupt_asks_to_stop), /* last: it is remembered */
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
