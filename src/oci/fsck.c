@@ -16,7 +16,8 @@
  * Why layers are made again, and no checksum of their data is kept: conversion gives the same bytes for the same blob,
  * so this finds whatever changed since, also by a fault of the conversion; hashing every file's contents a second time
  * would make each pull slower for the sake of a command that is seldom used. A layer without its blob (made from a
- * layout directory) has its structure checked only; it can be made again at any time: prune.
+ * layout directory) has its structure checked only, and so have all when there is no room to make one again; the result
+ * counts them.
  *
  * Repair: what is damaged is taken out, or replaced where it can be made again here. Images that lack something then
  * are named, so that the caller can fetch them.

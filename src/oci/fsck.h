@@ -38,6 +38,7 @@ struct fsck_options {
 
 struct fsck_result {
     uint32_t checked, problems, removed;
+    uint32_t unproven;           /* layers and metadata of which only the structure could be checked: see fsck.c */
     struct name_record *lacking; /* images that miss something, now: to be pulled again (by manifest's digest) */
     size_t n_lacking;
 };

@@ -147,8 +147,14 @@ static void again_done(struct again *a)
     store_temp_discard(&a->temp);
 }
 
-/* 1: made. 0: there is no good blob of it, or the blob makes another layer (then the image lies, and the layer came
- * from elsewhere). */
+/* A disk that is full or read-only: there is no room to make anything again. */
+static bool is_no_room(int r)
+{
+    return r == -ENOSPC || r == -EDQUOT || r == -EROFS || r == -EACCES;
+}
+
+/* 1: made. 0: there is no room, or no good blob of it, or the blob makes another layer (then the image lies, and the
+ * layer came from elsewhere). */
 static int make_again(struct again *a, struct check *c, const struct digest *diff_id, struct sm_error *err)
 {
     struct sm_error why = SM_ERROR_INIT;
@@ -167,7 +173,9 @@ static int make_again(struct again *a, struct check *c, const struct digest *dif
         if (r >= 0)
             return 1;
         again_done(a);
-        if (r == -ENOMEM || r == -ENOSPC || r == -EDQUOT || r == -EROFS || r == -EACCES || r == -ECANCELED) {
+        if (is_no_room(r))
+            return 0;
+        if (r == -ENOMEM || r == -ECANCELED) {
             if (err)
                 *err = why;
             return r;
@@ -219,6 +227,7 @@ static int check_layer(struct check *c, uint32_t number, struct sm_error *err)
     }
     again_done(&a);
     layer_files_close(&files);
+    c->result.unproven += good > 0 && !made;
     return made < 0 ? made : good < 0 ? good : check_step(c, o->bytes, err);
 }
 
@@ -235,7 +244,7 @@ int check_layers(struct check *c, struct sm_error *err)
 
 /* Metadata */
 
-/* 1: written to temp/meta.erofs; 0: a layer is not there, or not right. */
+/* 1: written to temp/meta.erofs; 0: a layer is not there, or not right; or there is no room. */
 static int merge_again(struct check *c, const struct image_parts *p, const struct digest *key, struct store_temp *temp,
                        int *ret_fd, struct sm_error *err)
 {
@@ -263,7 +272,7 @@ static int merge_again(struct check *c, const struct image_parts *p, const struc
             fd = r = store_temp_file(temp, "meta.erofs", err);
         if (r >= 0)
             r = meta_write(layers, n, key, fd, &size, err);
-        r = r < 0 ? r : 1;
+        r = is_no_room(r) ? 0 : r < 0 ? r : 1;
     }
     for (size_t i = 0; layers && i < opened; i++)
         close_fd(&layers[i].index_fd);
@@ -333,6 +342,7 @@ static int check_alone(struct check *c, uint32_t number, struct sm_error *err)
         return store_fail(c->store, err, -r, "cannot read a merged image");
     if (r <= 0)
         damaged_meta(c, number, NULL);
+    c->result.unproven += r > 0;
     return check_step(c, c->g->objects[number].bytes, err);
 }
 
