@@ -231,3 +231,66 @@ unsigned x86_cpuid_phys_bits(struct x86_cpuid_entry *entries, unsigned n)
         bits = guest;
     return bits ? bits : 36;
 }
+
+/* Where features are, one bit each. `ignore`: what follows CR4 (OSXSAVE, OSPKE) or topology (HTT, CmpLegacy). */
+static const struct feature_word {
+    uint32_t leaf, subleaf;
+    enum reg reg;
+    uint32_t ignore;
+} feature_words[] = {
+    {0x1, 0, ECX, BIT(27)},
+    {0x1, 0, EDX, BIT(28)},
+    {0x6, 0, EAX, 0},
+    {0x7, 0, EBX, 0},
+    {0x7, 0, ECX, BIT(4)},
+    {0x7, 0, EDX, 0},
+    {0x7, 1, EAX, 0},
+    {0x7, 1, EDX, 0},
+    {0xd, 0, EAX, 0},
+    {0xd, 0, EDX, 0},
+    {0xd, 1, EAX, 0},
+    {0x40000001, 0, EAX, 0},
+    {EXTENDED_BASE + 1, 0, ECX, BIT(1)},
+    {EXTENDED_BASE + 1, 0, EDX, 0},
+    {EXTENDED_BASE + 7, 0, EDX, 0},
+    {EXTENDED_BASE + 8, 0, EBX, 0},
+    {EXTENDED_BASE + 0x21, 0, EAX, 0},
+};
+
+static const char *const reg_names[] = {[EAX] = "EAX", [EBX] = "EBX", [ECX] = "ECX", [EDX] = "EDX"};
+
+static uint32_t word_of(struct x86_cpuid_entry *entries, unsigned n, uint32_t leaf, uint32_t subleaf, enum reg reg)
+{
+    struct x86_cpuid_entry *e = x86_cpuid_find(entries, n, leaf, subleaf);
+
+    return e ? *reg_of(e, reg) : 0;
+}
+
+bool x86_cpuid_misfits(struct x86_cpuid_entry *want, unsigned n_want, struct x86_cpuid_entry *have, unsigned n_have,
+                       struct x86_cpuid_misfit *ret)
+{
+    for (enum reg reg = EBX; reg <= EDX; reg++) {
+        uint32_t maker = word_of(want, n_want, 0, 0, reg);
+
+        if (maker != word_of(have, n_have, 0, 0, reg)) {
+            *ret = (struct x86_cpuid_misfit){"the maker's name", 0, 0, reg_names[reg], maker};
+            return true;
+        }
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(feature_words); i++) {
+        const struct feature_word *f = &feature_words[i];
+        uint32_t missing = word_of(want, n_want, f->leaf, f->subleaf, f->reg) &
+                           ~word_of(have, n_have, f->leaf, f->subleaf, f->reg) & ~f->ignore;
+
+        if (missing) {
+            *ret = (struct x86_cpuid_misfit){"features", f->leaf, f->subleaf, reg_names[f->reg], missing};
+            return true;
+        }
+    }
+    if (x86_cpuid_phys_bits(want, n_want) > x86_cpuid_phys_bits(have, n_have)) {
+        *ret = (struct x86_cpuid_misfit){"physical address bits", EXTENDED_BASE + 8, 0, "EAX",
+                                         x86_cpuid_phys_bits(want, n_want)};
+        return true;
+    }
+    return false;
+}

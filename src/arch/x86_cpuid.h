@@ -29,6 +29,20 @@ unsigned x86_cpuid_filter(struct x86_cpuid_entry *entries, unsigned n, const str
 /* The entry for a leaf (and subleaf, where those matter), or NULL. */
 struct x86_cpuid_entry *x86_cpuid_find(struct x86_cpuid_entry *entries, unsigned n, uint32_t leaf, uint32_t subleaf);
 
+struct x86_cpuid_misfit {
+    const char *what;
+    uint32_t leaf, subleaf;
+    const char *reg;
+    uint32_t bits; /* wanted, and not there */
+};
+
+/*
+ * Can a guest that was given the table `want` run where a guest would be given `have`? True when not: *ret says why.
+ * Features only; sizes of caches and topology may differ, and the guest keeps what it knows.
+ */
+bool x86_cpuid_misfits(struct x86_cpuid_entry *want, unsigned n_want, struct x86_cpuid_entry *have, unsigned n_have,
+                       struct x86_cpuid_misfit *ret);
+
 /* Bits of a guest-physical address; 36 when the table does not say. */
 unsigned x86_cpuid_phys_bits(struct x86_cpuid_entry *entries, unsigned n);
 

@@ -132,6 +132,17 @@ static int vm_irqfd(struct hv_vm *vm, unsigned irq, int fd, struct sm_error *err
     return r < 0 ? sm_error_sys(err, -r, "KVM cannot bind interrupt %u", irq) : 0;
 }
 
+static int vm_irq(struct hv_vm *vm, unsigned irq, struct sm_error *err)
+{
+    struct kvm_irq_level line = {.irq = irq, .level = 1};
+    int r = kvm_ioctl(vm->fd, KVM_IRQ_LINE, &line);
+
+    line.level = 0;
+    if (r >= 0)
+        r = kvm_ioctl(vm->fd, KVM_IRQ_LINE, &line);
+    return r < 0 ? sm_error_sys(err, -r, "KVM cannot raise interrupt %u", irq) : 0;
+}
+
 static int vm_ioeventfd(struct hv_vm *vm, uint64_t gpa, unsigned len, uint64_t match, int fd, struct sm_error *err)
 {
     struct kvm_ioeventfd io = {
@@ -154,6 +165,7 @@ static void vcpu_free(struct hv_vcpu *vcpu)
         munmap(vcpu->run, vcpu->vm->run_size);
     if (vcpu->fd >= 0)
         close(vcpu->fd);
+    kvm_arch_vcpu_done(vcpu);
     free(vcpu);
 }
 
@@ -287,6 +299,7 @@ const struct hv hv_kvm = {
     .vm_map = vm_map,
     .vm_irqchip = vm_irqchip,
     .vm_irqfd = vm_irqfd,
+    .vm_irq = vm_irq,
     .vm_ioeventfd = vm_ioeventfd,
     .vm_address_limit = vm_address_limit,
     .vcpu_new = vcpu_new,
@@ -295,5 +308,8 @@ const struct hv hv_kvm = {
     .vcpu_run = vcpu_run,
     .vcpu_kick = vcpu_kick,
     .vcpu_unkick = vcpu_unkick,
+    .vm_state = kvm_arch_vm_state,
+    .vcpu_state = kvm_arch_vcpu_state,
+    .state_requests = kvm_arch_state_requests,
     .vcpu_pc = vcpu_pc,
 };

@@ -26,6 +26,33 @@ static int get_supported(struct hv_vm *vm, struct sm_error *err)
     return r < 0 ? sm_error_sys(err, -r, "KVM does not tell which CPUID it supports") : 0;
 }
 
+/* Which MSRs are state: asked twice, first for their number. A KVM that does not tell has none that matter to us. */
+static int get_msr_list(struct hv_vm *vm, struct sm_error *err)
+{
+    struct kvm_msr_list size = {.nmsrs = 0};
+    int r = kvm_ioctl(vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &size);
+
+    if (r < 0 && r != -E2BIG)
+        return sm_error_sys(err, -r, "KVM does not tell which MSRs it keeps");
+    if (size.nmsrs > KVM_MAX_MSRS)
+        return sm_error_set(err, ENOTSUP, "this host's KVM keeps %u MSRs; at most %u are known how to save", size.nmsrs,
+                            KVM_MAX_MSRS);
+    struct kvm_msr_list *list = calloc(1, sizeof(*list) + size.nmsrs * sizeof(list->indices[0]));
+    vm->msrs = calloc(size.nmsrs ? size.nmsrs : 1, sizeof(*vm->msrs));
+    if (!list || !vm->msrs) {
+        free(list);
+        return sm_error_sys(err, ENOMEM, "cannot read the list of MSRs");
+    }
+    list->nmsrs = size.nmsrs;
+    r = size.nmsrs ? kvm_ioctl(vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, list) : 0;
+    if (r >= 0) {
+        vm->n_msrs = list->nmsrs < size.nmsrs ? list->nmsrs : size.nmsrs;
+        memcpy(vm->msrs, list->indices, vm->n_msrs * sizeof(*vm->msrs));
+    }
+    free(list);
+    return r < 0 ? sm_error_sys(err, -r, "KVM does not tell which MSRs it keeps") : 0;
+}
+
 /* KVM's entries in ours; returns how many. */
 static unsigned from_kvm(const struct kvm_cpuid2 *in, struct x86_cpuid_entry *out)
 {
@@ -51,8 +78,11 @@ int kvm_arch_vm_init(struct hv_vm *vm, struct sm_error *err)
     uint64_t identity = LAYOUT_KVM_IDENTITY;
     int r = get_supported(vm, err);
 
+    if (r == 0)
+        r = get_msr_list(vm, err);
     if (r < 0)
         return r;
+    vm->tsc_deadline = kvm_ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_TSC_DEADLINE_TIMER) > 0;
     unsigned n = from_kvm(vm->cpuid, entries);
     vm->address_limit = 1ull << x86_cpuid_phys_bits(entries, n);
     /* Intel without "unrestricted guest" wants both; they cost nothing elsewhere. Before the first vCPU. */
@@ -65,6 +95,7 @@ int kvm_arch_vm_init(struct hv_vm *vm, struct sm_error *err)
 void kvm_arch_vm_done(struct hv_vm *vm)
 {
     free(vm->cpuid);
+    free(vm->msrs);
 }
 
 int kvm_arch_irqchip(struct hv_vm *vm, struct sm_error *err)
@@ -75,19 +106,23 @@ int kvm_arch_irqchip(struct hv_vm *vm, struct sm_error *err)
     return r < 0 ? sm_error_sys(err, -r, "KVM cannot create its interrupt controllers") : 0;
 }
 
-static int set_cpuid(struct hv_vcpu *vcpu, const struct hv_boot *boot, struct sm_error *err)
+unsigned kvm_x86_own_cpuid(const struct hv_vm *vm, struct x86_cpuid_entry *entries, unsigned apic_id, unsigned vcpus)
 {
-    const struct x86_cpuid_params params = {
-        .apic_id = boot->index,
-        .vcpus = boot->vcpus,
-        .tsc_deadline =
-            kvm_ioctl(vcpu->vm->kvm_fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_TSC_DEADLINE_TIMER) > 0};
-    struct x86_cpuid_entry entries[X86_CPUID_MAX];
-    unsigned n = x86_cpuid_filter(entries, from_kvm(vcpu->vm->cpuid, entries), &params);
-    struct kvm_cpuid2 *out = calloc(1, sizeof(*out) + n * sizeof(out->entries[0]));
+    const struct x86_cpuid_params params = {.apic_id = apic_id, .vcpus = vcpus, .tsc_deadline = vm->tsc_deadline};
 
-    if (!out)
-        return sm_error_sys(err, ENOMEM, "vCPU %u: cannot set CPUID", boot->index);
+    return x86_cpuid_filter(entries, from_kvm(vm->cpuid, entries), &params);
+}
+
+int kvm_x86_set_cpuid(struct hv_vcpu *vcpu, const struct x86_cpuid_entry *entries, unsigned n, struct sm_error *err)
+{
+    struct kvm_cpuid2 *out = calloc(1, sizeof(*out) + n * sizeof(out->entries[0]));
+    struct x86_cpuid_entry *copy = calloc(n ? n : 1, sizeof(*copy));
+
+    if (!out || !copy) {
+        free(out);
+        free(copy);
+        return sm_error_sys(err, ENOMEM, "vCPU %u: cannot set CPUID", vcpu->index);
+    }
     out->nent = n;
     for (unsigned i = 0; i < n; i++)
         out->entries[i] = (struct kvm_cpuid_entry2){.function = entries[i].leaf,
@@ -99,7 +134,20 @@ static int set_cpuid(struct hv_vcpu *vcpu, const struct hv_boot *boot, struct sm
                                                     .edx = entries[i].edx};
     int r = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, out);
     free(out);
-    return r < 0 ? sm_error_sys(err, -r, "vCPU %u: KVM refuses the CPUID table", boot->index) : 0;
+    if (r < 0) {
+        free(copy);
+        return sm_error_sys(err, -r, "vCPU %u: KVM refuses the CPUID table", vcpu->index);
+    }
+    memcpy(copy, entries, n * sizeof(*copy));
+    free(vcpu->cpuid);
+    vcpu->cpuid = copy;
+    vcpu->n_cpuid = n;
+    return 0;
+}
+
+void kvm_arch_vcpu_done(struct hv_vcpu *vcpu)
+{
+    free(vcpu->cpuid);
 }
 
 static int set_msrs(struct hv_vcpu *vcpu, struct sm_error *err)
@@ -160,7 +208,9 @@ fail:
 
 int kvm_arch_vcpu_setup(struct hv_vcpu *vcpu, const struct hv_boot *boot, struct sm_error *err)
 {
-    int r = set_cpuid(vcpu, boot, err);
+    struct x86_cpuid_entry entries[X86_CPUID_MAX];
+    unsigned n = kvm_x86_own_cpuid(vcpu->vm, entries, boot->index, boot->vcpus);
+    int r = kvm_x86_set_cpuid(vcpu, entries, n, err);
 
     if (r == 0)
         r = set_msrs(vcpu, err);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "arch/x86_cpuid.h"
+#include "base/checked.h"
 
 #define BIT(n) (1u << (n))
 
@@ -155,6 +156,51 @@ static void physical_bits(void **state)
     assert_int_equal(x86_cpuid_phys_bits(&e, 0), 36);
 }
 
+static void a_guest_moves_to_what_has_as_much(void **state)
+{
+    struct x86_cpuid_entry want[] = {
+        {.leaf = 0, .ebx = 1, .ecx = 2, .edx = 3},
+        {.leaf = 1, .ecx = 0xf0, .edx = 1u << 28 | 1},
+        {.leaf = 7, .subleaf = 0, .indexed = true, .ebx = 0x10, .ecx = 1u << 4},
+        {.leaf = 0x40000001, .eax = 0x1000},
+        {.leaf = 0x80000008, .eax = 40},
+    };
+    struct x86_cpuid_entry have[ARRAY_SIZE(want)];
+    struct x86_cpuid_misfit why;
+    const unsigned n_want = ARRAY_SIZE(want);
+    static const struct {
+        unsigned entry;
+        uint32_t missing;
+        uint32_t leaf;
+    } needed[] = {{1, 0x10, 1}, {2, 0x10, 7}, {3, 0x1000, 0x40000001}};
+
+    assert_false(x86_cpuid_misfits(want, n_want, want, n_want, &why));
+    memcpy(have, want, sizeof(have));
+    have[1].ecx = UINT32_MAX; /* more is fine */
+    have[1].edx = 1;          /* HTT is topology */
+    have[2].ecx = 0;          /* OSPKE follows CR4 */
+    have[4].eax = 46;
+    assert_false(x86_cpuid_misfits(want, n_want, have, n_want, &why));
+    for (unsigned i = 0; i < ARRAY_SIZE(needed); i++) {
+        memcpy(have, want, sizeof(have));
+        have[needed[i].entry].eax &= ~needed[i].missing;
+        have[needed[i].entry].ebx &= ~needed[i].missing;
+        have[needed[i].entry].ecx &= ~needed[i].missing;
+        assert_true(x86_cpuid_misfits(want, n_want, have, n_want, &why));
+        assert_int_equal(why.leaf, needed[i].leaf);
+        assert_int_equal(why.bits, needed[i].missing);
+        assert_true(x86_cpuid_misfits(want, n_want, have, needed[i].entry, &why)); /* no such leaf at all */
+    }
+    memcpy(have, want, sizeof(have));
+    have[4].eax = 39;
+    assert_true(x86_cpuid_misfits(want, n_want, have, n_want, &why));
+    assert_string_equal(why.what, "physical address bits");
+    have[0].edx = 4;
+    assert_true(x86_cpuid_misfits(want, n_want, have, n_want, &why));
+    assert_string_equal(why.what, "the maker's name");
+    assert_string_equal(why.reg, "EDX");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -164,6 +210,7 @@ int main(void)
         cmocka_unit_test(topology_of_each_vcpu),
         cmocka_unit_test(survives_odd_tables),
         cmocka_unit_test(physical_bits),
+        cmocka_unit_test(a_guest_moves_to_what_has_as_much),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
