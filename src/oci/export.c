@@ -212,7 +212,7 @@ static int compare_blobs(const void *a, const void *b)
 
 static int compare_text(const char *a, const char *b)
 {
-    return a && b ? strcmp(a, b) : !b - !a;
+    return a && b ? strcmp(a, b) : !a - !b;
 }
 
 static int compare_images(const void *a, const void *b)
