@@ -289,7 +289,9 @@ static int too_large(const struct document *d, struct sm_error *err)
 static int document_head(void *ctx, const struct http_head *head, struct sm_error *err)
 {
     struct document *d = ctx;
-    int r = d->manifest ? check_media(d, head->type, err) : 0;
+    /* Of a HEAD only what is surely no registry's answer: what matters is looked at when the manifest itself comes. */
+    bool look = d->manifest && (!d->head_only || !strcmp(head->type, "text/html"));
+    int r = look ? check_media(d, head->type, err) : 0;
 
     if (r != 0)
         return r;

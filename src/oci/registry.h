@@ -6,8 +6,9 @@
  * registry_wait() or another call of the same registry. One thread at a time.
  *
  * Codes: ENOENT no such repository or tag, EACCES not logged in or not allowed, EBUSY rate limit (the sentence says
- * until when), ETIMEDOUT, ECONNREFUSED, EHOSTUNREACH (also: unknown host), EBADMSG digest, size or form of what was
- * sent is wrong, EPROTO TLS and proxy failures, EFBIG over a limit, ENOSYS no libcurl here, ECANCELED by `keep_going`.
+ * until when), ETIMEDOUT, ECONNREFUSED, ECONNRESET cut off, EHOSTUNREACH (also: unknown host), EBADMSG digest, size or
+ * form of what was sent is wrong, EFBIG over a limit, EPROTO TLS, proxy, or no registry, ELOOP redirects, EIO the
+ * server's own failure, ENOSYS no libcurl here, ECANCELED or what `keep_going` returned, and those of writing a file.
  */
 #ifndef SM_OCI_REGISTRY_H
 #define SM_OCI_REGISTRY_H

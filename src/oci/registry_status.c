@@ -70,7 +70,8 @@ static int rate_limit(const struct refusal *f, const char *why, struct sm_error 
         snprintf(when, sizeof(when), "in %u s", f->head->retry_after_s);
     else if (f->head->has_retry)
         snprintf(when, sizeof(when), "in %u minutes", (f->head->retry_after_s + 59) / 60);
-    return sm_error_set(err, EBUSY, "%s limits how often it is asked%s: try again %s%s", f->where, why, when,
+    return sm_error_set(err, EBUSY, "%s limits how often it is asked%s: try again %s%s",
+                        f->elsewhere || f->token_server ? f->where : f->endpoint->name, why, when,
                         f->endpoint->challenge.scheme == CHALLENGE_NONE || f->endpoint->credentials.username ||
                                 f->endpoint->credentials.identity_token
                             ? ""
@@ -123,6 +124,7 @@ int registry_refused(const struct refusal *f, struct sm_error *err)
     if (status == 404 || status == 410)
         return sm_error_set(err, ENOENT, "%s has no \"%s\"%s: %s", f->endpoint->name, f->what, why,
                             strchr(f->what, '@') ? "it may have been deleted there" : "check the name and the tag");
-    return sm_error_set(err, status == 405 ? EOPNOTSUPP : EPROTO, "%s answered with status %d%s: is it a registry?",
-                        f->where, status, why);
+    return sm_error_set(
+        err, status == 405 ? EOPNOTSUPP : EPROTO, "%s answered with status %d%s: is it a registry%s?", f->where, status,
+        why, status == 400 && !strncmp(f->where, "http:", 5) ? ", and one that is not to be spoken to with TLS" : "");
 }
