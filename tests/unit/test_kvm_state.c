@@ -9,285 +9,12 @@
 
 #include <cmocka.h>
 #include <errno.h>
-#include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/checked.h"
+#include "fake_kvm.h"
 #include "hv/hv.h"
-
-#define RUN_SIZE           8192
-#define KVM_FD             1000
-#define MSRS               300
-#define MSR_AT(i)          (0x1000u + (i)) /* but the two below */
-#define MSR_TSC_PLACE      5
-#define MSR_DEADLINE_PLACE 6
-#define MSR_TSC            0x10u
-#define MSR_DEADLINE       0x6e0u
-#define LOG_MAX            256
-
-int __wrap_ioctl(int fd, unsigned long request, ...); /* linked in the place of ioctl(2) */
-
-/* One machine's worth of KVM. */
-struct machine_state {
-    struct kvm_mp_state mp;
-    struct kvm_regs regs;
-    struct kvm_sregs2 sregs;
-    struct kvm_xcrs xcrs;
-    uint8_t xsave[4096];
-    struct kvm_debugregs debug;
-    struct kvm_lapic_state lapic;
-    struct kvm_vcpu_events events;
-    uint64_t msr[MSRS];
-    uint64_t tsc_offset;
-    struct kvm_irqchip chip[3];
-    uint64_t clock;
-};
-
-static struct {
-    struct machine_state m;
-    unsigned long fail; /* this request fails with `error` */
-    int error;
-    uint32_t msr_absent, msr_fixed; /* not there; there, but it can't be written */
-    uint32_t n_listed;
-    bool no_offset, no_host_tsc, can_scale, another_exit;
-    int tsc_khz;
-    uint32_t set_khz;
-    uint64_t host_tsc;
-    uint32_t features; /* leaf 7 EBX of the host */
-    int memory;
-    struct kvm_run *run;
-    unsigned long log[LOG_MAX];
-    unsigned n_log;
-    uint32_t msr_order[2 * MSRS];
-    unsigned n_msr_order, n_cpuid_sets;
-    unsigned levels;
-} kvm;
-
-static uint32_t msr_at(unsigned i)
-{
-    return i == MSR_TSC_PLACE ? MSR_TSC : i == MSR_DEADLINE_PLACE ? MSR_DEADLINE : MSR_AT(i);
-}
-
-static uint64_t *find_msr(uint32_t index)
-{
-    for (unsigned i = 0; i < kvm.n_listed; i++)
-        if (msr_at(i) == index && index != kvm.msr_absent)
-            return &kvm.m.msr[i];
-    return NULL;
-}
-
-static int get_msrs(struct kvm_msrs *msrs)
-{
-    assert_true(msrs->nmsrs <= 256);
-    for (unsigned i = 0; i < msrs->nmsrs; i++) {
-        uint64_t *v = find_msr(msrs->entries[i].index);
-
-        if (!v)
-            return (int)i;
-        msrs->entries[i].data = *v;
-    }
-    return (int)msrs->nmsrs;
-}
-
-static int set_msrs(const struct kvm_msrs *msrs)
-{
-    for (unsigned i = 0; i < msrs->nmsrs; i++) {
-        uint64_t *v = find_msr(msrs->entries[i].index);
-
-        if (!v || msrs->entries[i].index == kvm.msr_fixed)
-            return (int)i;
-        *v = msrs->entries[i].data;
-        kvm.msr_order[kvm.n_msr_order++ % (2 * MSRS)] = msrs->entries[i].index;
-    }
-    return (int)msrs->nmsrs;
-}
-
-static int list_msrs(struct kvm_msr_list *list)
-{
-    unsigned room = list->nmsrs;
-
-    list->nmsrs = kvm.n_listed;
-    if (room < kvm.n_listed) {
-        errno = E2BIG;
-        return -1;
-    }
-    for (unsigned i = 0; i < kvm.n_listed; i++)
-        list->indices[i] = msr_at(i);
-    return 0;
-}
-
-static int attr(unsigned long request, const struct kvm_device_attr *a)
-{
-    uint64_t *value = (uint64_t *)(uintptr_t)a->addr;
-
-    assert_int_equal(a->group, KVM_VCPU_TSC_CTRL);
-    assert_int_equal(a->attr, KVM_VCPU_TSC_OFFSET);
-    if (kvm.no_offset) {
-        errno = ENXIO;
-        return -1;
-    }
-    if (request == KVM_GET_DEVICE_ATTR)
-        *value = kvm.m.tsc_offset;
-    if (request == KVM_SET_DEVICE_ATTR)
-        kvm.m.tsc_offset = *value;
-    return 0;
-}
-
-static void supported_cpuid(struct kvm_cpuid2 *c)
-{
-    c->nent = 4;
-    c->entries[0] = (struct kvm_cpuid_entry2){.function = 0, .eax = 0xd, .ebx = 0x756e6547};
-    c->entries[1] = (struct kvm_cpuid_entry2){.function = 1, .ecx = 1, .edx = 1};
-    c->entries[2] =
-        (struct kvm_cpuid_entry2){.function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ebx = kvm.features};
-    c->entries[3] = (struct kvm_cpuid_entry2){.function = 0x80000008, .eax = 39};
-}
-
-/* Requests that move one structure: where KVM keeps it. */
-static void *place(unsigned long request, size_t *ret_size, bool *ret_set)
-{
-    const struct {
-        unsigned long get, set;
-        void *p;
-        size_t size;
-    } places[] = {
-        {KVM_GET_MP_STATE, KVM_SET_MP_STATE, &kvm.m.mp, sizeof(kvm.m.mp)},
-        {KVM_GET_REGS, KVM_SET_REGS, &kvm.m.regs, sizeof(kvm.m.regs)},
-        {KVM_GET_SREGS2, KVM_SET_SREGS2, &kvm.m.sregs, sizeof(kvm.m.sregs)},
-        {KVM_GET_XCRS, KVM_SET_XCRS, &kvm.m.xcrs, sizeof(kvm.m.xcrs)},
-        {KVM_GET_XSAVE, KVM_SET_XSAVE, &kvm.m.xsave, sizeof(kvm.m.xsave)},
-        {KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, &kvm.m.debug, sizeof(kvm.m.debug)},
-        {KVM_GET_LAPIC, KVM_SET_LAPIC, &kvm.m.lapic, sizeof(kvm.m.lapic)},
-        {KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, &kvm.m.events, sizeof(kvm.m.events)},
-    };
-
-    for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
-        if (request != places[i].get && request != places[i].set)
-            continue;
-        *ret_size = places[i].size;
-        *ret_set = request == places[i].set;
-        return places[i].p;
-    }
-    return NULL;
-}
-
-static int chip(unsigned long request, struct kvm_irqchip *c)
-{
-    assert_true(c->chip_id < 3);
-    if (request == KVM_SET_IRQCHIP)
-        kvm.m.chip[c->chip_id] = *c;
-    else
-        *c = kvm.m.chip[c->chip_id];
-    return 0;
-}
-
-int __wrap_ioctl(int fd, unsigned long request, ...)
-{
-    va_list ap;
-    size_t size;
-    bool set;
-
-    va_start(ap, request);
-    void *arg = va_arg(ap, void *);
-    va_end(ap);
-    kvm.log[kvm.n_log++ % LOG_MAX] = request;
-    if (request == kvm.fail) {
-        errno = kvm.error;
-        return -1;
-    }
-    void *p = place(request, &size, &set);
-    if (p) {
-        memcpy(set ? p : arg, set ? arg : p, size);
-        return 0;
-    }
-    switch (request) {
-    case KVM_GET_API_VERSION:
-        return KVM_API_VERSION;
-    case KVM_CHECK_EXTENSION:
-        return (intptr_t)arg == KVM_CAP_TSC_CONTROL ? kvm.can_scale : 32;
-    case KVM_CREATE_VM:
-    case KVM_CREATE_VCPU:
-        return dup(kvm.memory);
-    case KVM_GET_VCPU_MMAP_SIZE:
-        return RUN_SIZE;
-    case KVM_GET_SUPPORTED_CPUID:
-        supported_cpuid(arg);
-        return 0;
-    case KVM_SET_CPUID2:
-        kvm.n_cpuid_sets++;
-        return 0;
-    case KVM_GET_MSR_INDEX_LIST:
-        return list_msrs(arg);
-    case KVM_GET_MSRS:
-        return get_msrs(arg);
-    case KVM_SET_MSRS:
-        return set_msrs(arg);
-    case KVM_GET_TSC_KHZ:
-        return kvm.tsc_khz;
-    case KVM_SET_TSC_KHZ:
-        kvm.set_khz = (uint32_t)(uintptr_t)arg;
-        return 0;
-    case KVM_HAS_DEVICE_ATTR:
-    case KVM_GET_DEVICE_ATTR:
-    case KVM_SET_DEVICE_ATTR:
-        return attr(request, arg);
-    case KVM_GET_IRQCHIP:
-    case KVM_SET_IRQCHIP:
-        return chip(request, arg);
-    case KVM_GET_CLOCK:
-        *(struct kvm_clock_data *)arg = (struct kvm_clock_data){.clock = kvm.m.clock,
-                                                                .flags = kvm.no_host_tsc ? 0 : KVM_CLOCK_HOST_TSC,
-                                                                .host_tsc = kvm.no_host_tsc ? 1 : kvm.host_tsc};
-        return 0;
-    case KVM_SET_CLOCK:
-        assert_int_equal(((struct kvm_clock_data *)arg)->flags, 0);
-        kvm.m.clock = ((struct kvm_clock_data *)arg)->clock;
-        return 0;
-    case KVM_IRQ_LINE:
-        assert_int_equal(((struct kvm_irq_level *)arg)->irq, 5);
-        kvm.levels = kvm.levels * 10 + ((struct kvm_irq_level *)arg)->level + 1;
-        return 0;
-    case KVM_RUN:
-        assert_int_equal(kvm.run->immediate_exit, 1);
-        errno = EINTR;
-        return kvm.another_exit ? 0 : -1;
-    default:
-        return 0;
-    }
-}
-
-/* Something else in every byte that is state; what a guest could have. */
-static void fill(struct machine_state *m)
-{
-    uint8_t *p = (uint8_t *)m;
-
-    memset(m, 0, sizeof(*m));
-    for (size_t i = 0; i < sizeof(*m); i++)
-        p[i] = (uint8_t)(i * 37 + i / 251 + 1);
-    for (unsigned i = 0; i < 3; i++)
-        m->chip[i].chip_id = i;
-    m->mp.mp_state = KVM_MP_STATE_HALTED;
-    m->xcrs.nr_xcrs = 1;
-    m->xcrs.flags = 0;
-    memset(m->xcrs.xcrs, 0, sizeof(m->xcrs.xcrs));
-    m->xcrs.xcrs[0].value = 7;
-    memset(m->xcrs.padding, 0, sizeof(m->xcrs.padding));
-    for (unsigned i = 0; i < ARRAY_SIZE(m->xcrs.xcrs); i++)
-        m->xcrs.xcrs[i].reserved = 0;
-    /* Padding comes back as zero. */
-    struct kvm_segment *segments[] = {&m->sregs.cs, &m->sregs.ds, &m->sregs.es, &m->sregs.fs,
-                                      &m->sregs.gs, &m->sregs.ss, &m->sregs.tr, &m->sregs.ldt};
-    for (unsigned i = 0; i < ARRAY_SIZE(segments); i++)
-        segments[i]->padding = 0;
-    memset(m->sregs.gdt.padding, 0, sizeof(m->sregs.gdt.padding));
-    memset(m->sregs.idt.padding, 0, sizeof(m->sregs.idt.padding));
-    memset(m->debug.reserved, 0, sizeof(m->debug.reserved));
-    m->events.nmi.pad = 0;
-    memset(m->events.reserved, 0, sizeof(m->events.reserved));
-}
 
 struct env {
     struct hv_vm *vm;
@@ -315,29 +42,9 @@ static void env_free(struct env *e)
     free(e);
 }
 
-static int set_up(void **state)
-{
-    memset(&kvm, 0, sizeof(kvm));
-    kvm.tsc_khz = 2000000;
-    kvm.host_tsc = 1000000;
-    kvm.n_listed = MSRS;
-    kvm.features = 0xf0;
-    kvm.memory = memfd_create("run", MFD_CLOEXEC);
-    if (kvm.memory < 0 || ftruncate(kvm.memory, RUN_SIZE) < 0)
-        return -1;
-    kvm.run = mmap(NULL, RUN_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, kvm.memory, 0);
-    return kvm.run == MAP_FAILED;
-}
-
-static int tear_down(void **state)
-{
-    munmap(kvm.run, RUN_SIZE);
-    return close(kvm.memory);
-}
-
 static void save(struct env *e)
 {
-    fill(&kvm.m);
+    fake_kvm_fill(&kvm.m);
     hv_kvm.vcpu_state(e->vcpu, &e->s);
     hv_kvm.vm_state(e->vm, &e->s);
     assert_int_equal(snap_done(&e->s, NULL), 0);
@@ -429,7 +136,7 @@ static void clocks_go_on_from_one_moment(void **state)
     kvm.m.tsc_offset = 0;
     kvm.host_tsc = 9000000; /* another host, or a day later */
     struct machine_state saved;
-    fill(&saved);
+    fake_kvm_fill(&saved);
     assert_int_equal(load(e, NULL), 0);
     /* The guest's TSC: host now + new offset = host then + old offset. */
     assert_int_equal(9000000 + kvm.m.tsc_offset, 1000000 + saved.tsc_offset);
@@ -528,7 +235,7 @@ static void msrs_that_differ(void **state)
     env_free(e);
 
     e = env_new();
-    fill(&kvm.m);
+    fake_kvm_fill(&kvm.m);
     kvm.m.msr[MSRS - 1] = 0;
     hv_kvm.vcpu_state(e->vcpu, &e->s);
     hv_kvm.vm_state(e->vm, &e->s);
@@ -559,7 +266,7 @@ static void every_call_that_fails_is_told(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(gets); i++) {
         struct snap_stream s;
 
-        fill(&kvm.m);
+        fake_kvm_fill(&kvm.m);
         snap_stream_init(&s);
         kvm.fail = gets[i];
         hv_kvm.vcpu_state(e->vcpu, &s);
@@ -712,7 +419,7 @@ static void too_many_msrs(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, fake_kvm_setup, fake_kvm_teardown)
     const struct CMUnitTest tests[] = {
         TEST(everything_comes_back),         TEST(the_order_is_what_kvm_needs),
         TEST(clocks_go_on_from_one_moment),  TEST(clock_frequency),
