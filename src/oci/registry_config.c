@@ -1,5 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The file about registries: see registry_config.h. */
+/*
+ * The file about registries.
+ *
+ * Theory of operation
+ *
+ * What: one JSON document, {"registries": {HOST: {...}}}, read whole when a registry is opened. Only the entries of
+ * hosts that are asked are looked into; those strictly, down to keys that are not known, because a misspelt "mirrors"
+ * or "plain_http" that is passed over does the opposite of what its writer wanted.
+ *
+ * Invariants: strings of a struct host_config live as long as the config they came from.
+ *
+ * Limits: CONFIG_MAX_BYTES, REGISTRY_MIRRORS_MAX, and those of json.h.
+ */
 #include "oci/registry_config.h"
 
 #include <errno.h>
@@ -15,6 +27,7 @@
 #include "oci/text.h"
 
 #define CONFIG_MAX_BYTES MIB
+#define KEYS_MAX         64 /* of one host; there are five */
 
 struct registry_config {
     char *path;
@@ -102,7 +115,7 @@ static int check_keys(struct registry_config *c, const char *host, struct sm_err
     static const char *const known[] = {"mirrors", "plain_http", "ca_file", "cert_file", "key_file"};
     char shown[TEXT_SHOWN_SIZE];
     char **keys;
-    int r = json_get_keys(c->hosts, host, 64, &keys, err);
+    int r = json_get_keys(c->hosts, host, KEYS_MAX, &keys, err);
 
     if (r < 0)
         return r;

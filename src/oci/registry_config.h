@@ -7,8 +7,7 @@
 
 #include "base/error.h"
 
-#define REGISTRY_MIRRORS_MAX      8
-#define REGISTRY_CONFIG_HOSTS_MAX 1024
+#define REGISTRY_MIRRORS_MAX 8
 
 struct registry_config;
 

@@ -1,5 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The servers that have a repository: the mirrors that the configuration names, in order, then the registry itself. */
+/*
+ * The servers that have a repository: the mirrors that the configuration names, in order, then the registry itself.
+ *
+ * Theory of operation
+ *
+ * What: each endpoint is made ready when the registry is opened: its URL, what it is trusted by, whether it may be
+ * spoken to in plain. Afterwards only exchanges and logins change it. endpoint_may_go() is the one place that decides
+ * whether a redirect or a token server may be followed to where bytes are not encrypted.
+ *
+ * Invariants: the last endpoint is no mirror. Whether plain HTTP is right for a loopback host is found out by trying
+ * TLS first (`probing`); for all others it is the user's word, never the network's.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

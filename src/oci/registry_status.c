@@ -125,6 +125,6 @@ int registry_refused(const struct refusal *f, struct sm_error *err)
         return sm_error_set(err, ENOENT, "%s has no \"%s\"%s: %s", f->endpoint->name, f->what, why,
                             strchr(f->what, '@') ? "it may have been deleted there" : "check the name and the tag");
     return sm_error_set(
-        err, status == 405 ? EOPNOTSUPP : EPROTO, "%s answered with status %d%s: is it a registry%s?", f->where, status,
-        why, status == 400 && !strncmp(f->where, "http:", 5) ? ", and one that is not to be spoken to with TLS" : "");
+        err, status == 405 ? EOPNOTSUPP : EPROTO, "%s answered with status %d%s: is it a registry?%s", f->where, status,
+        why, status == 400 && !strncmp(f->where, "http:", 5) ? " Perhaps it wants TLS: leave --plain-http out" : "");
 }
