@@ -31,7 +31,7 @@ int blob_put(struct oci_store *s, const struct digest *d, const void *data, size
 int blob_commit(const struct store_temp *t, const char *file, const struct digest *d, struct sm_error *err);
 
 /*
- * A blob that is being fetched; store_lock(STORE_BLOB) on it is held from before this until behind commit or discard.
+ * A blob that is being fetched; the lock STORE_BLOB on it is held from before this until behind commit or discard.
  * A descriptor (read and write) of what is there so far, of `ret_have` bytes: nobody has checked them. Closing it, or
  * dying, leaves them for the next one.
  */

@@ -280,11 +280,6 @@ int store_try_lock(struct oci_store *s, enum store_kind kind, const struct diges
     return steal_fd(&fd);
 }
 
-int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)
-{
-    return store_lock_told(s, kind, name, NULL, NULL, err);
-}
-
 /* Objects */
 
 int store_open_file(const struct oci_store *s, int dir_fd, const char *path, struct stat *ret_st, struct sm_error *err)

@@ -18,13 +18,10 @@ enum store_kind {
     STORE_BLOB,  /* blobs/<digest>, partial/<digest>: see oci/blobs.h */
 };
 
-/* The caller of these holds gc_enter(). Hold the right to make an object; waits for whoever holds it. Returns a
- * descriptor: closing it gives the right up. */
-int store_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err);
-
 /*
- * The same; while it waits, `waiting` is called some times a second with who it is that holds the lock, "process 123
- * (supermachine)". Non-zero from it: -ECANCELED.
+ * Hold the right to make an object; the caller holds gc_enter(). Returns a descriptor: closing it gives the right up.
+ * Waits for whoever holds it; meanwhile `waiting` (may be NULL) is called some times a second with who that is,
+ * "process 123 (supermachine)". Non-zero from it: -ECANCELED.
  */
 int store_lock_told(struct oci_store *s, enum store_kind kind, const struct digest *name,
                     int (*waiting)(void *ctx, const char *who), void *ctx, struct sm_error *err);

@@ -158,16 +158,17 @@ static void test_lock(void **state)
 
     assert_int_equal(oci_store_open(&s, dir, NULL), 0);
     assert_int_equal(pipe(to), 0);
-    fd = store_lock(s, STORE_LAYER, &a, NULL);
-    other = store_lock(s, STORE_LAYER, &b, NULL); /* another name is another lock, and so is another kind */
+    fd = store_lock_told(s, STORE_LAYER, &a, NULL, NULL, NULL);
+    other = store_lock_told(s, STORE_LAYER, &b, NULL, NULL,
+                            NULL); /* another name is another lock, and so is another kind */
     assert_true(fd >= 0 && other >= 0);
     close(other);
-    other = store_lock(s, STORE_IMAGE, &a, NULL);
+    other = store_lock_told(s, STORE_IMAGE, &a, NULL, NULL, NULL);
     assert_true(other >= 0);
     pid = fork();
     if (!pid) {
         close(fd); /* the lock is the parent's as long as that holds it open */
-        if (store_lock(s, STORE_LAYER, &a, NULL) < 0)
+        if (store_lock_told(s, STORE_LAYER, &a, NULL, NULL, NULL) < 0)
             _exit(1);
         _exit(write(to[1], "x", 1) != 1);
     }

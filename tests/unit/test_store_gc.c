@@ -68,7 +68,7 @@ static void test_partial(void **state)
     struct store_fixture *f = *state;
     struct digest d = digest_of_buf("content", 7);
     uint64_t have;
-    int fd, lock_fd = store_lock(f->s, STORE_BLOB, &d, NULL);
+    int fd, lock_fd = store_lock_told(f->s, STORE_BLOB, &d, NULL, NULL, NULL);
 
     fd = blob_partial_open(f->s, &d, &have, NULL);
     assert_true(fd >= 0 && !have);
@@ -382,7 +382,7 @@ static void test_lock_told(void **state)
     struct store_fixture *f = *state;
     struct digest d = digest_of_buf("x", 1);
     struct sm_error err = SM_ERROR_INIT;
-    int calls = 0, fd = store_lock(f->s, STORE_BLOB, &d, NULL);
+    int calls = 0, fd = store_lock_told(f->s, STORE_BLOB, &d, NULL, NULL, NULL);
 
     assert_true(fd >= 0);
     assert_int_equal(store_lock_told(f->s, STORE_BLOB, &d, stop_after_three, &calls, &err), -ECANCELED);

@@ -104,7 +104,7 @@ static void put(struct oci_store *s, const char *name, unsigned layer_list, unsi
 static void fetch_blob(struct oci_store *s, const char *content)
 {
     struct digest d = digest_of_buf(content, strlen(content));
-    int gc_fd = gc_enter(s, NULL), lock_fd = store_lock(s, STORE_BLOB, &d, NULL), fd;
+    int gc_fd = gc_enter(s, NULL), lock_fd = store_lock_told(s, STORE_BLOB, &d, NULL, NULL, NULL), fd;
     uint64_t have;
 
     fd = blob_partial_open(s, &d, &have, NULL);
