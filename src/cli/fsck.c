@@ -52,6 +52,8 @@ static void on_problem(void *ctx, const struct sm_store_problem *p)
 
 static void print_report(const struct report *report, const struct fsck_options *o, const struct sm_fsck_result *r)
 {
+    const char *word = r->problems == 1 ? "problem" : "problems";
+
     if (o->json) {
         printf("{\"checked\":%u,\"problems\":%u,\"unrepaired\":%u,\"found\":[%s]}\n", r->checked, r->problems,
                r->unrepaired, report->text);
@@ -62,9 +64,9 @@ static void print_report(const struct report *report, const struct fsck_options 
     if (!r->problems)
         puts("all right.");
     else if (!r->unrepaired)
-        printf("%u problems found, all repaired.\n", r->problems);
+        printf("%u %s found, all repaired.\n", r->problems, word);
     else
-        printf("%u problems found, %u left%s.\n", r->problems, r->unrepaired,
+        printf("%u %s found, %u left%s.\n", r->problems, word, r->unrepaired,
                o->repair ? "" : ": 'supermachine fsck --repair' repairs what can be");
 }
 

@@ -165,9 +165,26 @@ static void print_overview_man(void)
 
 /* ---- Completion ---- */
 
+/* "verb:--option) words='one two' ;;" */
+static void print_choices(const struct command *cmd, const struct option_def *def)
+{
+    printf("    %s:--%s) words='", cmd->name, def->name);
+    for (const char *p = def->arg; *p; p++)
+        putchar(*p == '|' ? ' ' : *p);
+    puts("' ;;");
+}
+
 static void print_bash_completion(void)
 {
-    puts("# bash completion for supermachine\n_supermachine()\n{\n    local cur=${COMP_WORDS[COMP_CWORD]} words=\n"
+    puts("# bash completion for supermachine\n_supermachine()\n{\n"
+         "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} words=\n"
+         "    case ${COMP_WORDS[1]}:$prev in");
+    for (const struct command *const *c = all_commands; *c; c++)
+        for (const struct option_def *def = (*c)->options; def->name; def++)
+            if (def->kind == OPTION_CHOICE)
+                print_choices(*c, def);
+    puts("    esac\n    if [ -n \"$words\" ]; then\n"
+         "        mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n        return\n    fi\n"
          "    if [ \"$COMP_CWORD\" -eq 1 ]; then");
     fputs("        words='", stdout);
     for (const struct command *const *c = all_commands; *c; c++)

@@ -17,13 +17,12 @@ static const struct option_def inspect_table[] = {
     {0},
 };
 
-/* As Docker: an array of those that are there, and a sentence for each that is not. */
+/* An array of those that are there (nothing where none is), and a sentence for each that is not. */
 static int inspect_all(struct sm_store *store, char **names, const char *platform)
 {
     bool any = false;
     int code = 0;
 
-    putchar('[');
     for (; *names; names++) {
         struct sm_error err = SM_ERROR_INIT;
         char *text;
@@ -32,12 +31,13 @@ static int inspect_all(struct sm_store *store, char **names, const char *platfor
             code = complain("%s", err.text);
             continue;
         }
-        fputs(any ? ",\n    " : "\n    ", stdout);
+        fputs(any ? ",\n    " : "[\n    ", stdout);
         json_pretty(stdout, text, 1);
         any = true;
         sm_string_free(text);
     }
-    puts(any ? "\n]" : "]");
+    if (any)
+        puts("\n]");
     return code;
 }
 

@@ -8,7 +8,12 @@ import pytest
 
 from conftest import OUT, ROOT, needs_program, refused
 
-VERBS = ("run", "doctor", "version", "help")
+VERBS = tuple(re.findall(r"^COMMAND\((\w+)\)$", (ROOT / "src/cli/commands.def").read_text(), re.MULTILINE))
+STORE_VERBS = {"pull", "images", "inspect", "history", "tag", "rmi", "prune", "save", "load", "du", "fsck"}
+
+
+def test_verbs_are_there():
+    assert {"run", "doctor", "version", "help"} | STORE_VERBS == set(VERBS)
 
 
 def test_overview_names_all_commands(sm):
@@ -34,8 +39,20 @@ def test_run_help_has_what_docker_users_look_for(sm):
     text = sm("run", "--help").stdout.decode()
     for option in ("-i, --interactive", "-t, --tty", "-e, --env", "--env-file", "-w, --workdir", "-u, --user",
                    "--entrypoint", "-m, --memory", "--cpus", "--hostname", "--name", "--rm", "--timeout", "--kernel",
-                   "-v, --verbose"):
+                   "-v, --verbose", "--pull missing|always|never", "--platform"):
         assert option in text, option
+
+
+@pytest.mark.parametrize("verb", ["run", "pull", "save", "fsck"])
+def test_who_talks_to_registries_has_their_options(sm, verb):
+    text = sm(verb, "--help").stdout.decode()
+    for option in ("--auth-file FILE", "--ca-file FILE", "--cert-file FILE", "--key-file FILE", "--plain-http"):
+        assert option in text, option
+
+
+@pytest.mark.parametrize("verb", sorted(STORE_VERBS - {"save", "tag"}))
+def test_who_tells_something_can_tell_it_in_json(sm, verb):
+    assert "--json" in sm(verb, "--help").stdout.decode()
 
 
 def test_version(sm):
@@ -84,6 +101,23 @@ def test_doctor_finds_a_bad_kernel(sm, tmp_path):
     (("run", "-e", "=x", "oci:x"), "has no name"),
     (("run", "--env-file", "/nowhere/file", "oci:x"), "cannot open '/nowhere/file'"),
     (("run", "-it", "oci:x"), "standard input is none"),
+    (("run", "--pull", "sometimes", "x"), "--pull: 'sometimes' is not understood: give one of missing"),
+    (("pull",), "name one image"),
+    (("pull", "a", "b"), "name one image"),
+    (("pull", "oci:x"), "not in a registry"),
+    (("pull", "UPPER"), "UPPER"),
+    (("images", "a", "b"), "one NAME at most"),
+    (("tag", "a"), "an image and its new name"),
+    (("rmi",), "which image"),
+    (("prune", "a"), "one word too many"),
+    (("prune", "--older-than", "soon"), "--older-than: 'soon' is not understood"),
+    (("prune", "--max-size", "0"), "--max-size: '0' is out of range"),
+    (("save",), "which image"),
+    (("load", "a"), "one word too many"),
+    (("history",), "name one image"),
+    (("inspect",), "which image"),
+    (("du", "a"), "one word too many"),
+    (("fsck", "a"), "one word too many"),
     (("help", "fly"), "no command 'fly'"),
     (("help", "--completion", "tcsh"), "no completion for 'tcsh'"),
 ])
@@ -116,8 +150,10 @@ def test_bash_completion_completes(sm):
         return subprocess.run([bash, "-c", script + "\n" + ask.format(words, at)], capture_output=True, text=True,
                               check=True).stdout.split()
 
-    assert complete("r", 1) == ["run"]
+    assert complete("ru", 1) == ["run"]
     assert "--entrypoint" in complete("run --en", 2)
+    assert complete("run --pull ''", 3) == ["missing", "always", "never"]
+    assert complete("run --pull n", 3) == ["never"]
 
 
 def test_shared_library_exports_its_interface_only(built):
