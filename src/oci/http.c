@@ -306,8 +306,8 @@ static void timed_out(struct http_transfer *t)
     h->curl.easy_getinfo(t->easy, CURLINFO_PRETRANSFER_TIME_T, &connected);
     if (!connected)
         sm_error_set(&t->err, ETIMEDOUT,
-                     "%s did not answer within %u s: is there a connection to it, or a proxy needed?", t->where,
-                     h->options.connect_timeout_ms / 1000);
+                     "%s did not answer within %g s: is there a connection to it, or a proxy needed?", t->where,
+                     h->options.connect_timeout_ms / 1000.0);
     else if (says(t, "too slow"))
         sm_error_set(&t->err, ETIMEDOUT, "%s sent fewer than %u bytes a second for %u s: try again later", t->where,
                      h->options.low_speed_bytes, h->options.low_speed_seconds);

@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The registry client's documents, its refusals and retries, against a server that plays a script. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -278,6 +283,58 @@ static void test_silence(void **state)
     r = fixture_open(server, &o);
     expect_failure(r, ECANCELED, "");
     assert_int_equal(asked, 3);
+    registry_free(r);
+    server_stop(server);
+}
+
+/* A port whose queue is full: the kernel drops whoever comes next. */
+static void test_no_connection(void **state)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct registry_options o = fixture_options();
+    struct sm_error err = SM_ERROR_INIT;
+    socklen_t len = sizeof(addr);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), waiting[2];
+    struct registry *r;
+    char host[64];
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&addr, len), 0);
+    assert_int_equal(listen(fd, 0), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        waiting[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        connect(waiting[i], (struct sockaddr *)&addr, len);
+    }
+    snprintf(host, sizeof(host), "127.0.0.1:%u", ntohs(addr.sin_port));
+    o.connect_timeout_ms = 300;
+    assert_int_equal(registry_open(&r, &o, host, "a/b", &err), 0);
+    expect_failure(r, ETIMEDOUT, "did not answer within 0.3 s");
+    registry_free(r);
+    for (unsigned i = 0; i < 2; i++)
+        close(waiting[i]);
+    close(fd);
+}
+
+static void on_alarm(int sig)
+{
+}
+
+static void test_signals_do_not_end_a_wait(void **state)
+{
+    struct http_server *server = server_start(say_nothing, NULL);
+    struct registry_options o = fixture_options();
+    struct itimerval often = {{0, 20000}, {0, 20000}}, never = {0};
+    struct sigaction action = {.sa_handler = on_alarm}, before;
+    struct registry *r;
+
+    assert_int_equal(sigaction(SIGALRM, &action, &before), 0);
+    o.total_timeout_ms = 300;
+    o.attempts = 1;
+    r = fixture_open(server, &o);
+    setitimer(ITIMER_REAL, &often, NULL);
+    expect_failure(r, ETIMEDOUT, "took too long to answer");
+    setitimer(ITIMER_REAL, &never, NULL);
+    sigaction(SIGALRM, &before, NULL);
     registry_free(r);
     server_stop(server);
 }
@@ -556,6 +613,8 @@ int main(void)
         TEST(test_document),
         TEST(test_bad_heads),
         TEST(test_silence),
+        TEST(test_no_connection),
+        TEST(test_signals_do_not_end_a_wait),
         TEST(test_nobody_there),
         TEST(test_loopback_without_tls),
         TEST(test_redirects),
