@@ -85,6 +85,11 @@ static int fetch_data(void *ctx, const void *data, size_t len, struct sm_error *
         return EXCHANGE_WRONG;
     }
     r = io_pwrite_full(f->fd, data, len, f->have);
+    if (r == -ENOSPC || r == -EDQUOT)
+        return sm_error_set(err, -r,
+                            "cannot write \"%s\" into the store: the disk is full; make room there, for example with "
+                            "`supermachine prune`",
+                            f->what);
     if (r < 0)
         return sm_error_sys(err, -r, "cannot write \"%s\" into the store", f->what);
     f->have += len;

@@ -114,6 +114,11 @@ int registry_refused(const struct refusal *f, struct sm_error *err)
 
     if (status == 429)
         return rate_limit(f, why, err);
+    if (status == 407) /* over TLS it is the tunnel that fails, in http.c */
+        return sm_error_set(err, EPROTO,
+                            "the proxy in this environment wants a login to reach %s: put user and password into the "
+                            "proxy's URL (http_proxy)",
+                            f->where);
     if (status == 401 || status == 403 || (f->token_server && status == 400))
         return not_allowed(f, why, err);
     if (status >= 500)
