@@ -504,7 +504,7 @@ def test_names_of_what_is_there(tmp_path, store):
     assert "linux/riscv64" in text and "linux/amd64" in text
     assert "none" in sentence(convert(f"oci:{tmp_path}/none", store))
     assert "not an OCI image layout" in sentence(convert(f"oci:{tmp_path}", store))
-    assert "oci:DIRECTORY" in sentence(convert("nonsense", store))
+    assert "oci:DIRECTORY" in sentence(convert("oci:", store))
     assert "platform" in sentence(convert(reference + ":one", store, platform="nonsense"))
 
 
@@ -559,7 +559,7 @@ def test_index_damaged_inside(tmp_path, store):
     data[-1] ^= 1
     index.write_bytes(data)
     text = sentence(convert(reference, store))
-    assert "damaged" in text and str(index.parent) in text
+    assert "damaged" in text and index.parent.name in text
 
 
 # Several at once, and killed
@@ -586,8 +586,10 @@ def test_concurrent(tmp_path, store):
     results = [p.communicate(timeout=LIMIT) for p in processes]
     assert [p.returncode for p in processes] == [0] * 6, [r[1] for r in results]
     assert len({r[0] for r in results}) == 1
-    # the layers were converted once: whoever waited found them made
-    assert sum("converting layers" in r[1] for r in results) == 1
+    # each layer was converted once, by whoever came first; to the others it was there, or came while they waited
+    lines = [line.split() for r in results for line in r[1].splitlines()]
+    made = [line[2] for line in lines if line[:2] == ["progress", "done"] and line[2] != "-" and int(line[3]) > 0]
+    assert len(made) == len(set(made)) == 3
     assert leftovers(store) == []
     assert len(list((store / "layers").iterdir())) == 3
 

@@ -14,9 +14,15 @@
 
 static int show_event(void *ctx, const struct oci_event *e)
 {
+    static const char *const words[] = {
+        [OCI_EVENT_RESOLVING] = "resolving",   [OCI_EVENT_WAITING] = "waiting", [OCI_EVENT_FETCHING] = "fetching",
+        [OCI_EVENT_CONVERTING] = "converting", [OCI_EVENT_MERGING] = "merging", [OCI_EVENT_DONE] = "done",
+        [OCI_EVENT_LOADING] = "loading",       [OCI_EVENT_SAVING] = "saving",
+    };
+
     (void)ctx;
-    fprintf(stderr, "progress %d %s %llu %llu\n", e->what, e->layer ? e->layer : "-", (unsigned long long)e->done,
-            (unsigned long long)e->total);
+    fprintf(stderr, "progress %s %s %llu %llu\n", words[e->what], e->layer ? e->layer : "-",
+            (unsigned long long)e->done, (unsigned long long)e->total);
     return 0;
 }
 
