@@ -51,6 +51,7 @@
 #define SM_LC_GENERATION 0x040 /* R, 16 bytes read as two 64-bit registers: a new id for every restore */
 #define SM_LC_WALL_CLOCK 0x050 /* R, 64 bits: CLOCK_REALTIME of the host in ns, sampled by the read itself */
 #define SM_LC_SEED       0x060 /* R, 32 bytes as four 64-bit registers: fresh entropy, each reads once, then 0 */
+#define SM_LC_RENEWED    0x084 /* W: 1 when random numbers and clock are the clone's own: other vCPUs may run */
 
 /* Host -> guest: parking of secondary vCPUs (SM_LC_F_PARK). */
 #define SM_LC_PARK_STATE 0x080 /* W: number of secondary vCPUs now parked */

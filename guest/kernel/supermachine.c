@@ -7,8 +7,8 @@
  *
  * - /dev/supermachine: write is one event to the host, read and poll are what the host has told since. Every open file
  *   has its own set of unread bits, so two readers do not steal from each other.
- * - the interrupt: takes the status bits, acknowledges exactly those, hands them to every open file. The device raises
- *   an edge whenever a bit becomes set, so a bit that arrives in between is not lost.
+ * - the interrupt: takes the status bits, acknowledges exactly those, acts on them, hands them to every open file. The
+ *   device raises an edge whenever a bit becomes set, so a bit that arrives in between is not lost.
  * - panics: text into the window, then the event, before any other notifier can get stuck.
  * - power: power-off and restart end in one register write. Halt is treated as power-off, since nobody can press a
  *   button. Should the host not act, the kernel's ordinary ways follow.
@@ -16,11 +16,23 @@
  * Locking: `lock` (interrupts off) pairs argument and text with their doorbell and guards the list of open files. A
  * panicking CPU takes it only if it is free: its holder may be one of the CPUs just stopped.
  *
+ * Restored. No user code of a clone may run with its parent's random numbers or clock. The host raises the interrupt
+ * before the first vCPU runs; it is bound to CPU 0, and so is its thread, which runs at a real-time priority: CPU 0 comes
+ * back to user code only after both. The interrupt itself mixes generation and seed into the random number generator
+ * (the kernel's path for forked machines), the thread steps the wall clock. The other CPUs are held back all the while:
+ * parked here, or not yet started by the host, which waits for SM_LC_RENEWED. Both end where the timekeeper has taken the
+ * new time and before do_settimeofday64() waits for the other CPUs: in the timekeeper's own notifier.
+ *
+ * Park. Every CPU but the first is asked by an asynchronous call to spin in it, interrupts off, until `released`. A call
+ * that arrives late finds `released` set and leaves. So nobody waits for CPUs which cannot answer.
+ *
  * Limits: one device; a record is 16 bytes, a text SM_LC_TEXT_SIZE; nothing a program writes is kept. The device node
- * is root's. Not done: acting on restore and park; their bits are passed on to readers.
+ * is root's.
  */
 #define pr_fmt(fmt) "supermachine: " fmt
 
+#include <linux/atomic.h>
+#include <linux/cpumask.h>
 #include <linux/fs.h>
 #include <linux/interrupt.h>
 #include <linux/io.h>
@@ -33,10 +45,14 @@
 #include <linux/panic_notifier.h>
 #include <linux/platform_device.h>
 #include <linux/poll.h>
+#include <linux/pvclock_gtod.h>
+#include <linux/random.h>
 #include <linux/reboot.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
+#include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
 #ifdef CONFIG_X86
@@ -46,14 +62,20 @@
 #include "lifecycle_abi.h"
 #include "lifecycle_regs.h"
 
-#define SM_INT_KNOWN (SM_LC_INT_RESTORED | SM_LC_INT_PARK | SM_LC_INT_UNPARK)
-
 struct sm_lifecycle {
     void __iomem *regs; /* NULL: no device */
+    u32 known;          /* SM_LC_INT_* bits that the device's features make it use */
     spinlock_t lock;
     struct list_head files; /* of struct sm_file; guarded by lock */
     wait_queue_head_t wait;
+    atomic_t todo;     /* SM_LC_INT_* bits, from the interrupt to its thread */
+    u64 generation[2]; /* the last one seen; the interrupt's */
+    bool stepping;     /* the thread is setting the clock */
+    bool released;     /* parked CPUs may go */
+    atomic_t parked;   /* how many are */
 };
+
+static DEFINE_PER_CPU(call_single_data_t, sm_park_call);
 
 struct sm_file {
     struct list_head node;
@@ -100,7 +122,7 @@ static int sm_open(struct inode *inode, struct file *file)
     return stream_open(inode, file);
 }
 
-static int sm_release(struct inode *inode, struct file *file)
+static int sm_close(struct inode *inode, struct file *file)
 {
     struct sm_file *sf = file->private_data;
 
@@ -189,7 +211,7 @@ static ssize_t sm_write(struct file *file, const char __user *buf, size_t count,
 static const struct file_operations sm_fops = {
     .owner = THIS_MODULE,
     .open = sm_open,
-    .release = sm_release,
+    .release = sm_close,
     .read = sm_read,
     .poll = sm_poll,
     .write = sm_write,
@@ -203,25 +225,131 @@ static struct miscdevice sm_misc = {
     .mode = 0600,
 };
 
+/* ---- Parking ---- */
+
+/* On a secondary CPU, interrupts off. */
+static void sm_hold(void *info)
+{
+    struct sm_lifecycle *lc = info;
+
+    writel(atomic_inc_return(&lc->parked), lc->regs + SM_LC_PARK_STATE);
+    while (!smp_load_acquire(&lc->released))
+        cpu_relax();
+    atomic_dec(&lc->parked);
+}
+
+static void sm_park(struct sm_lifecycle *lc)
+{
+    int cpu;
+
+    /* Those of the time before have been released, and only have to notice. */
+    while (atomic_read(&lc->parked))
+        cpu_relax();
+    WRITE_ONCE(lc->released, false);
+    for_each_online_cpu(cpu)
+    {
+        if (cpu == 0)
+            continue;
+        INIT_CSD(per_cpu_ptr(&sm_park_call, cpu), sm_hold, lc);
+        smp_call_function_single_async(cpu, per_cpu_ptr(&sm_park_call, cpu));
+    }
+}
+
+static void sm_release(struct sm_lifecycle *lc)
+{
+    smp_store_release(&lc->released, true);
+}
+
+/* ---- Being restored ---- */
+
+static u64 sm_read64(struct sm_lifecycle *lc, unsigned int reg)
+{
+    return readq(lc->regs + reg);
+}
+
+/* In the interrupt. The same generation twice: a machine that was saved and went on running. */
+static bool sm_new_identity(struct sm_lifecycle *lc)
+{
+    u64 words[6] = {sm_read64(lc, SM_LC_GENERATION), sm_read64(lc, SM_LC_GENERATION + 8)};
+    unsigned int i;
+
+    if (words[0] == lc->generation[0] && words[1] == lc->generation[1])
+        return false;
+    memcpy(lc->generation, words, sizeof(lc->generation));
+    for (i = 0; i < 4; i++)
+        words[2 + i] = sm_read64(lc, SM_LC_SEED + 8 * i);
+    add_vmfork_randomness(words, sizeof(words));
+    memzero_explicit(words, sizeof(words));
+    return true;
+}
+
+static void sm_renewed(struct sm_lifecycle *lc)
+{
+    sm_release(lc);
+    writel(1, lc->regs + SM_LC_RENEWED);
+}
+
+/* The timekeeper has new values; called under its locks, at every one of its updates. */
+static int sm_timekeeper(struct notifier_block *nb, unsigned long was_set, void *data)
+{
+    if (was_set && READ_ONCE(sm_device.stepping)) {
+        WRITE_ONCE(sm_device.stepping, false);
+        sm_renewed(&sm_device);
+    }
+    return NOTIFY_OK;
+}
+
+static struct notifier_block sm_timekeeper_nb = {.notifier_call = sm_timekeeper};
+
+static void sm_step_clock(struct sm_lifecycle *lc)
+{
+    struct timespec64 now = ns_to_timespec64(sm_read64(lc, SM_LC_WALL_CLOCK));
+
+    WRITE_ONCE(lc->stepping, true);
+    if (do_settimeofday64(&now))
+        pr_warn("the host's clock says %lld s, which can't be set\n", (long long)now.tv_sec);
+    if (READ_ONCE(lc->stepping)) { /* refused before the timekeeper saw it */
+        WRITE_ONCE(lc->stepping, false);
+        sm_renewed(lc);
+    }
+}
+
 /* ---- What the host says ---- */
 
 static irqreturn_t sm_interrupt(int irq, void *data)
 {
     struct sm_lifecycle *lc = data;
     u32 bits = readl(lc->regs + SM_LC_INT_STATUS);
-    struct sm_file *sf;
 
     if (!bits)
         return IRQ_NONE;
     writel(bits, lc->regs + SM_LC_INT_ACK);
-    bits &= SM_INT_KNOWN;
+    bits &= lc->known;
+    if ((bits & SM_LC_INT_RESTORED) && !sm_new_identity(lc))
+        bits &= ~SM_LC_INT_RESTORED;
+    atomic_or(bits, &lc->todo);
+    return IRQ_WAKE_THREAD;
+}
 
-    spin_lock(&lc->lock);
+static irqreturn_t sm_act(int irq, void *data)
+{
+    struct sm_lifecycle *lc = data;
+    u32 bits = atomic_xchg(&lc->todo, 0);
+    struct sm_file *sf;
+
+    if (bits & SM_LC_INT_RESTORED)
+        sm_step_clock(lc);
+    if (bits & SM_LC_INT_UNPARK)
+        sm_release(lc);
+    else if (bits & SM_LC_INT_PARK)
+        sm_park(lc);
+
+    spin_lock_irq(&lc->lock);
     list_for_each_entry(sf, &lc->files, node)
     {
         WRITE_ONCE(sf->pending, sf->pending | bits);
     }
-    spin_unlock(&lc->lock);
+    spin_unlock_irq(&lc->lock);
     wake_up_interruptible(&lc->wait);
     return IRQ_HANDLED;
 }
@@ -304,6 +432,12 @@ static int __init sm_check(struct device *dev, void __iomem *regs)
     return 0;
 }
 
+static u32 __init sm_known_bits(u32 features)
+{
+    return (features & SM_LC_F_RESTORE ? SM_LC_INT_RESTORED : 0) |
+           (features & SM_LC_F_PARK ? SM_LC_INT_PARK | SM_LC_INT_UNPARK : 0);
+}
+
 static int __init sm_probe(struct platform_device *pdev)
 {
     struct sm_lifecycle *lc = &sm_device;
@@ -326,11 +460,16 @@ static int __init sm_probe(struct platform_device *pdev)
     spin_lock_init(&lc->lock);
     INIT_LIST_HEAD(&lc->files);
     init_waitqueue_head(&lc->wait);
+    lc->known = sm_known_bits(readl(regs + SM_LC_FEATURES));
     irq = platform_get_irq(pdev, 0);
     if (irq < 0)
         return irq;
     lc->regs = regs;
-    err = devm_request_irq(dev, irq, sm_interrupt, 0, SM_LC_DEV_NAME, lc);
+    err = devm_request_threaded_irq(dev, irq, sm_interrupt, sm_act, IRQF_NOBALANCING, SM_LC_DEV_NAME, lc);
+    if (!err && num_possible_cpus() > 1)
+        err = irq_set_affinity(irq, cpumask_of(0));
+    if (!err && (lc->known & SM_LC_INT_RESTORED))
+        err = pvclock_gtod_register_notifier(&sm_timekeeper_nb);
     if (!err)
         err = devm_register_sys_off_handler(dev, SYS_OFF_MODE_POWER_OFF, SYS_OFF_PRIO_FIRMWARE, sm_power_off, NULL);
     if (!err)

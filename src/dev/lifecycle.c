@@ -178,6 +178,8 @@ void lifecycle_write(struct lifecycle *lc, uint64_t off, unsigned len, uint64_t 
         pthread_mutex_unlock(&lc->lock);
     } else if (off == SM_LC_PARK_STATE && len == 4 && lc->ops->parked) {
         lc->ops->parked(lc->ctx, (uint32_t)value);
+    } else if (off == SM_LC_RENEWED && len == 4 && value == 1 && lc->ops->renewed) {
+        lc->ops->renewed(lc->ctx);
     }
 }
 

@@ -22,6 +22,8 @@ struct lifecycle_ops {
     void (*power)(void *ctx, uint32_t kind); /* SM_LC_POWER_*, known ones only */
     /* So many secondary vCPUs are parked now: the guest's word. NULL: nobody asks. */
     void (*parked)(void *ctx, uint32_t n);
+    /* A restored guest has taken its new identity and the time: its other vCPUs may run. NULL: nobody waits. */
+    void (*renewed)(void *ctx);
 };
 
 /*

@@ -35,6 +35,7 @@ int coord_pause(struct vcpu *vcpus, unsigned n)
     for (unsigned i = 0; i < n; i++)
         g->hv->vcpu_kick(vcpus[i].hv, vcpus[i].thread);
     pthread_mutex_lock(&g->lock);
+    pthread_cond_broadcast(&g->changed); /* for those that are held (vcpus_release_others) */
     while (g->resting + g->gone < n)
         pthread_cond_wait(&g->changed, &g->lock);
     r = g->gone ? -ESHUTDOWN : 0;

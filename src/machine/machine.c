@@ -27,38 +27,10 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "dev/lifecycle.h"
-#include "dev/serial.h"
-#include "dev/virtio_mmio.h"
 #include "lifecycle_regs.h"
 #include "machine/cmdline.h"
+#include "machine/machine_private.h"
 #include "machine/mptable.h"
-#include "machine/ram.h"
-#include "machine/vcpu.h"
-
-struct slot {
-    struct virtio_mmio *transport;
-    int irq_fd;
-};
-
-struct machine {
-    struct machine_config config;
-    struct ram ram;
-    struct guest_mem mem;
-    struct hv_vm *vm;
-    struct vcpu vcpu[HV_MAX_VCPUS];
-    unsigned n_vcpus; /* made so far */
-    struct vcpu_group group;
-    struct events events;
-    struct loop_source wake; /* group.wake_fd */
-    struct serial *serial;
-    int serial_irq;
-    struct lifecycle *lifecycle;
-    int lifecycle_irq;
-    struct slot slot[LAYOUT_VIRTIO_SLOTS];
-    unsigned n_slots;
-    bool ended; /* config.ops->ended was called */
-};
 
 /* --- devices on the buses --- */
 
@@ -145,7 +117,15 @@ static void on_lifecycle_power(void *ctx, uint32_t kind)
         end(ctx, MACHINE_RESET, "the guest asked for a reset");
 }
 
-static const struct lifecycle_ops lifecycle_callbacks = {.event = on_lifecycle_event, .power = on_lifecycle_power};
+static void on_lifecycle_renewed(void *ctx)
+{
+    struct machine *m = ctx;
+
+    vcpus_release_others(&m->group);
+}
+
+static const struct lifecycle_ops lifecycle_callbacks = {
+    .event = on_lifecycle_event, .power = on_lifecycle_power, .renewed = on_lifecycle_renewed};
 
 static int make_irq_fd(int *ret, struct sm_error *err)
 {
@@ -340,7 +320,7 @@ static int load_guest(struct machine *m, int kernel_fd, int initramfs_fd, const 
 }
 
 /* Interrupts, then doorbells. */
-static int bind_lines(struct machine *m, struct sm_error *err)
+int machine_bind_lines(struct machine *m, struct sm_error *err)
 {
     const struct hv *hv = m->config.hv;
     int r = hv->vm_irqfd(m->vm, LAYOUT_SERIAL_IRQ, m->serial_irq, err);
@@ -372,7 +352,7 @@ int machine_boot(struct machine *m, int kernel_fd, int initramfs_fd, const char 
 
         r = m->config.hv->vcpu_setup(m->vcpu[i].hv, &boot, err);
     }
-    return r < 0 ? r : bind_lines(m, err);
+    return r < 0 ? r : machine_bind_lines(m, err);
 }
 
 int machine_spawn(struct machine *m, struct sm_error *err)
@@ -398,6 +378,7 @@ void machine_free(struct machine *m)
         return;
     vcpus_join(m->vcpu, m->n_vcpus);
     loop_remove(m->config.loop, &m->wake);
+    loop_timer_cancel(&m->patience);
     for (unsigned i = 0; i < m->n_slots; i++) {
         virtio_mmio_free(m->slot[i].transport);
         close_fd(&m->slot[i].irq_fd);

@@ -3,7 +3,8 @@
  * A machine: memory, vCPUs, buses and devices, and the order in which they come and go.
  *
  * Calls, all from the loop's thread, in this order:
- *     machine_new, machine_add_virtio..., machine_boot, machine_spawn, machine_run, [machine_stop], machine_free
+ *     machine_new, machine_add_virtio..., machine_boot or machine_restore, machine_spawn, machine_run,
+ *     [machine_save...], [machine_stop], machine_free
  * Between machine_boot and machine_spawn the process is still single-threaded and everything that needs opening or
  * mapping is open and mapped: the place to shut a sandbox.
  */
@@ -63,6 +64,26 @@ int machine_add_virtio(struct machine *m, struct virtio_dev *dev, struct sm_erro
 
 /* Load the kernel and bring the vCPUs to its entry. `extra` goes onto the command line. */
 int machine_boot(struct machine *m, int kernel_fd, int initramfs_fd, const char *extra, bool verbose,
+                 struct sm_error *err);
+
+/*
+ * In the place of machine_boot: take the machine from a snapshot's files, which stay the caller's. It must have been
+ * built as the saved one was. The guest learns `generation`, its new identity, before its user code runs.
+ */
+#define MACHINE_GENERATION_SIZE 16
+int machine_restore(struct machine *m, int state_fd, int memory_fd, const uint8_t generation[MACHINE_GENERATION_SIZE],
+                    struct sm_error *err);
+
+struct machine_saved {
+    uint64_t pause_ns;               /* in which no vCPU ran */
+    uint64_t data_pages, zero_pages; /* written; looked at and left out */
+};
+
+/*
+ * Write a running machine to two empty files, readable and writable, which stay the caller's. It stands still
+ * meanwhile, and then runs on, or, with `stay`, not. On failure it runs on. -ESHUTDOWN: its run has ended.
+ */
+int machine_save(struct machine *m, int state_fd, int memory_fd, bool stay, struct machine_saved *ret,
                  struct sm_error *err);
 
 /* Make the vCPU threads; they wait. */

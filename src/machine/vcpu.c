@@ -203,6 +203,8 @@ static bool wait_for_go(struct vcpu *v)
     pthread_cond_broadcast(&g->changed);
     while (!g->go)
         pthread_cond_wait(&g->changed, &g->lock);
+    while (g->hold && v->index > 0 && !atomic_load(&g->stop) && !atomic_load(&g->pause))
+        pthread_cond_wait(&g->changed, &g->lock);
     pthread_mutex_unlock(&g->lock);
     return r >= 0;
 }
@@ -267,6 +269,14 @@ void vcpus_go(struct vcpu_group *g)
 {
     pthread_mutex_lock(&g->lock);
     g->go = true;
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
+}
+
+void vcpus_release_others(struct vcpu_group *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->hold = false;
     pthread_cond_broadcast(&g->changed);
     pthread_mutex_unlock(&g->lock);
 }

@@ -46,6 +46,7 @@ struct vcpu_group {
     pthread_cond_t changed;
     unsigned ready; /* threads that have been through thread_init */
     bool go;        /* they may enter the guest, or leave when `stop` is set */
+    bool hold;      /* all but the first wait on, for vcpus_release_others() */
     int init_error; /* of the first thread that failed */
     struct sm_error *init_err;
     unsigned resting, gone; /* threads at a rendezvous; threads that have left their run loop */
@@ -76,6 +77,9 @@ int vcpus_spawn(struct vcpu *vcpus, unsigned n, struct sm_error *err);
 
 /* Let them run. */
 void vcpus_go(struct vcpu_group *g);
+
+/* Where group->hold was set before vcpus_go(): the others, too. Any thread; twice is once. */
+void vcpus_release_others(struct vcpu_group *g);
 
 /* After vcpu_group_end: force all out of the guest and wait for their threads. */
 void vcpus_join(struct vcpu *vcpus, unsigned n);

@@ -81,6 +81,8 @@ static const char *check_config(const struct control_config *c)
         return "number of vCPUs out of range";
     if (c->flags & ~CONTROL_CONFIG_ALL_FLAGS)
         return "unknown flags";
+    if (c->flags & CONTROL_CONFIG_RESTORE && c->flags & CONTROL_CONFIG_INITRAMFS)
+        return "a restored machine loads nothing";
     /* 2^32 - 1 is VMADDR_CID_ANY; the device's cid field has 64 bits of which the upper 32 must be zero. */
     if (c->guest_cid < CONTROL_MIN_CID || c->guest_cid >= UINT32_MAX)
         return "guest cid out of range";
@@ -91,7 +93,8 @@ static const char *check_config(const struct control_config *c)
 
 static unsigned config_fds(const struct control_config *c)
 {
-    return 2u + !!(c->flags & CONTROL_CONFIG_INITRAMFS) + !!(c->flags & CONTROL_CONFIG_CONSOLE);
+    return 1u + !(c->flags & CONTROL_CONFIG_RESTORE) + !!(c->flags & CONTROL_CONFIG_INITRAMFS) +
+           !!(c->flags & CONTROL_CONFIG_CONSOLE);
 }
 
 static void put_config(struct buf *out, const struct control_config *c)
@@ -190,6 +193,32 @@ static int get_disk(struct reader *r, unsigned n_fds, struct control_disk *d, st
     return why ? sm_error_set(err, EPROTO, "control frame DISK: %s", why) : 0;
 }
 
+/* --- RESTORE and SAVE --- */
+
+#define SNAPSHOT_FDS 2 /* state, memory */
+
+static const char *check_restore(const uint8_t generation[CONTROL_GENERATION_SIZE])
+{
+    static const uint8_t none[CONTROL_GENERATION_SIZE];
+
+    return memcmp(generation, none, sizeof(none)) ? NULL : "no generation";
+}
+
+static void get_restore(struct reader *r, uint8_t generation[CONTROL_GENERATION_SIZE])
+{
+    const void *p = reader_bytes(r, CONTROL_GENERATION_SIZE);
+
+    if (p)
+        memcpy(generation, p, CONTROL_GENERATION_SIZE);
+    if (check_restore(generation))
+        r->bad = true;
+}
+
+static const char *check_save(uint32_t flags)
+{
+    return flags & ~CONTROL_SAVE_ALL_FLAGS ? "unknown flags" : NULL;
+}
+
 /* --- requests --- */
 
 int control_request_encode(const struct control_request *req, struct buf *out, struct sm_error *err)
@@ -210,6 +239,14 @@ int control_request_encode(const struct control_request *req, struct buf *out, s
         break;
     case CONTROL_VSOCK_CONNECT:
         buf_u32(out, req->port);
+        break;
+    case CONTROL_RESTORE:
+        why = why ? why : check_restore(req->generation);
+        buf_bytes(out, req->generation, CONTROL_GENERATION_SIZE);
+        break;
+    case CONTROL_SAVE:
+        why = why ? why : check_save(req->save_flags);
+        buf_u32(out, req->save_flags);
         break;
     case CONTROL_START:
     case CONTROL_STOP:
@@ -251,6 +288,16 @@ int control_request_decode(const void *frame, size_t len, unsigned n_fds, struct
     case CONTROL_VSOCK_CONNECT:
         req.port = reader_u32(&r);
         want_fds = 1;
+        break;
+    case CONTROL_RESTORE:
+        get_restore(&r, req.generation);
+        want_fds = SNAPSHOT_FDS;
+        break;
+    case CONTROL_SAVE:
+        req.save_flags = reader_u32(&r);
+        if (check_save(req.save_flags))
+            r.bad = true;
+        want_fds = SNAPSHOT_FDS;
         break;
     case CONTROL_START:
     case CONTROL_STOP:
@@ -366,6 +413,11 @@ int control_report_encode(const struct control_report *rep, struct buf *out, str
         if (!why)
             put_stats(out, rep->stats);
         break;
+    case CONTROL_SAVED:
+        buf_u64(out, rep->saved.pause_ns);
+        buf_u64(out, rep->saved.data_pages);
+        buf_u64(out, rep->saved.zero_pages);
+        break;
     case CONTROL_LIFECYCLE:
         buf_u32(out, rep->lifecycle.kind);
         buf_u64(out, rep->lifecycle.arg);
@@ -421,6 +473,11 @@ int control_report_decode(const void *frame, size_t len, struct control_report *
             return sm_error_sys(err, ENOMEM, "control frame STATS");
         get_stats(&r, rep.stats);
         break;
+    case CONTROL_SAVED:
+        rep.saved.pause_ns = reader_u64(&r);
+        rep.saved.data_pages = reader_u64(&r);
+        rep.saved.zero_pages = reader_u64(&r);
+        break;
     case CONTROL_LIFECYCLE:
         rep.lifecycle.kind = reader_u32(&r);
         rep.lifecycle.arg = reader_u64(&r);
@@ -464,6 +521,7 @@ void control_report_done(struct control_report *rep)
         free(rep->exited.console);
         break;
     case CONTROL_OK:
+    case CONTROL_SAVED:
     case CONTROL_LIFECYCLE:
         break;
     }

@@ -23,12 +23,16 @@
  *     DISK           before START, at most CONTROL_MAX_DISKS; the first is /dev/vda. Its descriptors are what the
  *                    extents' `fd` counts (0 = the first); an extent may share a descriptor with others.
  *     START          once: build the machine, shut the sandbox, run. After OK the guest runs.
- *     VSOCK_CONNECT  after START; one descriptor, a connected unix stream socket, is joined to a port of the guest.
- *                    OK means taken over, not accepted: a refusal by the guest closes it. ENOTCONN: the guest's driver
- *                    is not up yet (it is when LIFECYCLE agent-ready has come).
- *     CONSOLE_TAIL   reply CONSOLE: what the serial console said last, at most CONTROL_MAX_CONSOLE bytes.
- *     STATS          reply STATS.
- *     STOP           OK, then the event EXITED (stopped). Closing the socket does the same without an answer.
+ *     RESTORE        instead of START, where CONFIG had CONTROL_CONFIG_RESTORE: build the machine from a snapshot.
+ *                    Descriptors: its `state`, its `memory`, both to be read only. CONFIG and DISKs must be as they
+ * were when it was saved. Guest connections of that time are reset. SAVE           after START or RESTORE; descriptors:
+ * empty files for `state` and `memory`, to be read and written. The machine stands still while they are written; then
+ * it runs on, or, with CONTROL_SAVE_STOP, stays so until it is stopped. Reply SAVED. On ERROR it runs on, and the files
+ * are worth nothing. VSOCK_CONNECT  after START; one descriptor, a connected unix stream socket, is joined to a port of
+ * the guest. OK means taken over, not accepted: a refusal by the guest closes it. ENOTCONN: the guest's driver is not
+ * up yet (it is when LIFECYCLE agent-ready has come). CONSOLE_TAIL   reply CONSOLE: what the serial console said last,
+ * at most CONTROL_MAX_CONSOLE bytes. STATS          reply STATS. STOP           OK, then the event EXITED (stopped).
+ * Closing the socket does the same without an answer.
  *
  * Events:
  *     LIFECYCLE      the guest rang the lifecycle device: kind and arg as in lifecycle_regs.h (SM_LC_EV_*; panics do
@@ -78,6 +82,8 @@ enum control_request_type {
     CONTROL_VSOCK_CONNECT = 5,
     CONTROL_CONSOLE_TAIL = 6,
     CONTROL_STATS = 7,
+    CONTROL_RESTORE = 8,
+    CONTROL_SAVE = 9,
 };
 
 enum control_report_type {
@@ -85,6 +91,7 @@ enum control_report_type {
     CONTROL_ERROR = 0x82,
     CONTROL_CONSOLE = 0x83,
     CONTROL_STATS_REPLY = 0x84,
+    CONTROL_SAVED = 0x85,
     CONTROL_LIFECYCLE = 0xc1,
     CONTROL_EXITED = 0xc2,
 };
@@ -96,7 +103,13 @@ enum control_report_type {
 #define CONTROL_CONFIG_VERBOSE   (1u << 3) /* the kernel says everything it does (no `quiet`) */
 #define CONTROL_CONFIG_PROFILE   (1u << 4) /* count and time exits: STATS then has a profile */
 #define CONTROL_CONFIG_TRACE     (1u << 5) /* log accesses that nobody answers, to the worker's stderr */
-#define CONTROL_CONFIG_ALL_FLAGS 0x3fu
+#define CONTROL_CONFIG_RESTORE   (1u << 6) /* RESTORE will follow: there is no kernel descriptor, and no initramfs */
+#define CONTROL_CONFIG_ALL_FLAGS 0x7fu
+
+#define CONTROL_SAVE_STOP      (1u << 0) /* do not run on */
+#define CONTROL_SAVE_ALL_FLAGS 1u
+
+#define CONTROL_GENERATION_SIZE 16 /* SM_LC_GENERATION */
 
 /*
  * The console descriptor is made non-blocking by the worker (mind that this acts on the open file description: give it
@@ -130,7 +143,9 @@ struct control_request {
     union {
         struct control_config config;
         struct control_disk disk;
-        uint32_t port; /* VSOCK_CONNECT */
+        uint32_t port;                               /* VSOCK_CONNECT */
+        uint32_t save_flags;                         /* SAVE: CONTROL_SAVE_* */
+        uint8_t generation[CONTROL_GENERATION_SIZE]; /* RESTORE: the clone's identity, never all zero */
     };
 };
 
@@ -179,6 +194,11 @@ struct control_stats {
     char *profile; /* text, one line per place, or ""; decoded: freed by control_report_done() */
 };
 
+struct control_saved {
+    uint64_t pause_ns;               /* in which no vCPU ran */
+    uint64_t data_pages, zero_pages; /* of 4 KiB: written; looked at and left out */
+};
+
 struct control_report {
     enum control_report_type type;
     uint32_t id; /* of the request; 0 for events */
@@ -192,6 +212,7 @@ struct control_report {
             uint32_t len;
         } console;
         struct control_stats *stats; /* never NULL in a decoded STATS_REPLY */
+        struct control_saved saved;
         struct {
             uint32_t kind; /* SM_LC_EV_* */
             uint64_t arg;

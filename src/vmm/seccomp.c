@@ -10,7 +10,7 @@
  * is set before.
  *
  * Arguments are compared where a call does more than the worker needs: ioctl only what enters the guest (and on the
- * vCPU threads only), mmap and mprotect not executable, tgkill only within this process.
+ * vCPU threads only) and what saves state, mmap and mprotect not executable, tgkill only within this process.
  */
 #include <errno.h>
 #include <linux/filter.h>
@@ -30,7 +30,7 @@
 
 #define MAX_FILTER 4096 /* BPF instructions: the kernel's own limit (BPF_MAXINSNS) */
 
-enum argument_rule { ANY, IOCTL_RUN, NOT_EXECUTABLE, OWN_PROCESS };
+enum argument_rule { ANY, IOCTL_RUN, IOCTL_STATE, NOT_EXECUTABLE, OWN_PROCESS };
 
 struct allowed {
     int call;
@@ -66,46 +66,68 @@ static const struct allowed common[] = {
 
 /* vCPU threads: run the guest; device registers. */
 static const struct allowed vcpu_calls[] = {
-    {SCMP_SYS(ioctl), IOCTL_RUN}, /* nothing else of KVM's is needed any more */
+    {SCMP_SYS(ioctl), IOCTL_RUN},
+    {SCMP_SYS(ioctl), IOCTL_STATE}, /* a vCPU saves itself; nothing else of KVM's is needed any more */
 };
 
 /* The main thread: the loop, devices, the control socket. */
 static const struct allowed main_calls[] = {
-    {SCMP_SYS(epoll_wait), ANY},  /* the loop */
-    {SCMP_SYS(epoll_pwait), ANY}, /* likewise, as some C libraries do it */
-    {SCMP_SYS(epoll_ctl), ANY},   /* vsock connections come and go */
-    {SCMP_SYS(poll), ANY},        /* room in the control socket */
-    {SCMP_SYS(ppoll), ANY},       /* likewise */
-    {SCMP_SYS(recvmsg), ANY},     /* control frames with descriptors; vsock */
-    {SCMP_SYS(sendmsg), ANY},     /* likewise */
-    {SCMP_SYS(recvfrom), ANY},    /* recv() */
-    {SCMP_SYS(sendto), ANY},      /* send() */
-    {SCMP_SYS(readv), ANY},       /* vsock */
-    {SCMP_SYS(shutdown), ANY},    /* a vsock connection's half */
-    {SCMP_SYS(close), ANY},       /* vsock connections; descriptors that came with a bad frame */
-    {SCMP_SYS(fcntl), ANY},       /* O_NONBLOCK on a connection's socket */
-    {SCMP_SYS(getsockopt), ANY},  /* kind of a socket that came for vsock */
-    {SCMP_SYS(fstat), ANY},       /* likewise */
-    {SCMP_SYS(newfstatat), ANY},  /* likewise: fstat() of newer C libraries */
-    {SCMP_SYS(preadv), ANY},      /* blk */
-    {SCMP_SYS(pread64), ANY},     /* likewise */
-    {SCMP_SYS(pwritev), ANY},     /* blk, writable disks only */
-    {SCMP_SYS(pwrite64), ANY},    /* likewise */
-    {SCMP_SYS(fdatasync), ANY},   /* likewise: flush */
-    {SCMP_SYS(fallocate), ANY},   /* likewise: discard, write zeroes */
+    {SCMP_SYS(epoll_wait), ANY},    /* the loop */
+    {SCMP_SYS(epoll_pwait), ANY},   /* likewise, as some C libraries do it */
+    {SCMP_SYS(epoll_ctl), ANY},     /* vsock connections come and go */
+    {SCMP_SYS(poll), ANY},          /* room in the control socket */
+    {SCMP_SYS(ppoll), ANY},         /* likewise */
+    {SCMP_SYS(recvmsg), ANY},       /* control frames with descriptors; vsock */
+    {SCMP_SYS(sendmsg), ANY},       /* likewise */
+    {SCMP_SYS(recvfrom), ANY},      /* recv() */
+    {SCMP_SYS(sendto), ANY},        /* send() */
+    {SCMP_SYS(readv), ANY},         /* vsock */
+    {SCMP_SYS(shutdown), ANY},      /* a vsock connection's half */
+    {SCMP_SYS(close), ANY},         /* vsock connections; descriptors that came with a bad frame */
+    {SCMP_SYS(fcntl), ANY},         /* O_NONBLOCK on a connection's socket */
+    {SCMP_SYS(getsockopt), ANY},    /* kind of a socket that came for vsock */
+    {SCMP_SYS(fstat), ANY},         /* likewise */
+    {SCMP_SYS(newfstatat), ANY},    /* likewise: fstat() of newer C libraries */
+    {SCMP_SYS(preadv), ANY},        /* blk */
+    {SCMP_SYS(pread64), ANY},       /* likewise */
+    {SCMP_SYS(pwritev), ANY},       /* blk, writable disks only */
+    {SCMP_SYS(pwrite64), ANY},      /* likewise */
+    {SCMP_SYS(fdatasync), ANY},     /* likewise: flush */
+    {SCMP_SYS(fallocate), ANY},     /* likewise: discard, write zeroes */
+    {SCMP_SYS(ioctl), IOCTL_STATE}, /* the VM's own state is saved */
+    {SCMP_SYS(ftruncate), ANY},     /* a snapshot's files */
+    {SCMP_SYS(fsync), ANY},         /* likewise */
+    {SCMP_SYS(lseek), ANY},         /* likewise: holes */
 };
 
 struct sandbox_filters {
     struct sock_fprog vcpu, main;
 };
 
-static int add_rule(scmp_filter_ctx ctx, const struct allowed *a, unsigned long run_request)
+/* The ioctls of a hypervisor. */
+struct requests {
+    unsigned long run;
+    const unsigned long *state; /* 0 at the end */
+};
+
+static int add_requests(scmp_filter_ctx ctx, int call, const unsigned long *requests)
+{
+    int r = 0;
+
+    for (; r == 0 && *requests; requests++)
+        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, call, 1, SCMP_A1(SCMP_CMP_EQ, *requests, 0));
+    return r;
+}
+
+static int add_rule(scmp_filter_ctx ctx, const struct allowed *a, const struct requests *requests)
 {
     switch (a->rule) {
     case ANY:
         return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, a->call, 0);
     case IOCTL_RUN:
-        return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, a->call, 1, SCMP_A1(SCMP_CMP_EQ, run_request, 0));
+        return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, a->call, 1, SCMP_A1(SCMP_CMP_EQ, requests->run, 0));
+    case IOCTL_STATE:
+        return add_requests(ctx, a->call, requests->state);
     case NOT_EXECUTABLE: /* the third argument of both is the protection */
         return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, a->call, 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
     case OWN_PROCESS:
@@ -114,10 +136,10 @@ static int add_rule(scmp_filter_ctx ctx, const struct allowed *a, unsigned long 
     return -EINVAL;
 }
 
-static int add_rules(scmp_filter_ctx ctx, const struct allowed *list, size_t n, unsigned long run_request)
+static int add_rules(scmp_filter_ctx ctx, const struct allowed *list, size_t n, const struct requests *requests)
 {
     for (size_t i = 0; i < n; i++) {
-        int r = add_rule(ctx, &list[i], run_request);
+        int r = add_rule(ctx, &list[i], requests);
 
         /* A call this architecture does not have needs no rule. */
         if (r < 0 && r != -EDOM)
@@ -149,16 +171,16 @@ static int export_program(scmp_filter_ctx ctx, struct sock_fprog *ret)
     return 0;
 }
 
-static int compile(struct sock_fprog *ret, const struct allowed *list, size_t n, unsigned long run_request,
+static int compile(struct sock_fprog *ret, const struct allowed *list, size_t n, const struct requests *requests,
                    struct sm_error *err)
 {
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
     int r = ctx ? 0 : -ENOMEM;
 
     if (r == 0)
-        r = add_rules(ctx, list, n, run_request);
+        r = add_rules(ctx, list, n, requests);
     if (r == 0)
-        r = add_rules(ctx, common, ARRAY_SIZE(common), run_request);
+        r = add_rules(ctx, common, ARRAY_SIZE(common), requests);
     if (r == 0)
         r = export_program(ctx, ret);
     if (ctx)
@@ -166,15 +188,17 @@ static int compile(struct sock_fprog *ret, const struct allowed *list, size_t n,
     return r < 0 ? sm_error_sys(err, -r, "cannot make a system call filter") : 0;
 }
 
-int sandbox_filters_new(struct sandbox_filters **ret, unsigned long run_request, struct sm_error *err)
+int sandbox_filters_new(struct sandbox_filters **ret, unsigned long run_request, const unsigned long *state_requests,
+                        struct sm_error *err)
 {
+    const struct requests requests = {run_request, state_requests};
     struct sandbox_filters *f = calloc(1, sizeof(*f));
     int r = f ? 0 : sm_error_sys(err, ENOMEM, "cannot make a system call filter");
 
     if (r == 0)
-        r = compile(&f->vcpu, vcpu_calls, ARRAY_SIZE(vcpu_calls), run_request, err);
+        r = compile(&f->vcpu, vcpu_calls, ARRAY_SIZE(vcpu_calls), &requests, err);
     if (r == 0)
-        r = compile(&f->main, main_calls, ARRAY_SIZE(main_calls), run_request, err);
+        r = compile(&f->main, main_calls, ARRAY_SIZE(main_calls), &requests, err);
     if (r < 0) {
         sandbox_filters_free(f);
         return r;

@@ -7,8 +7,9 @@
  * One owner, one machine, one loop on the main thread. A request is handled and answered before the next is read. The
  * server goes through these states, and each request names the one it is good for:
  *
- *     NEW -> (CONFIG) -> CONFIGURED -> (START) -> RUNNING -> machine's end -> EXITED is sent, the loop ends
- *                                        `-> FAILED: a START that did not succeed; only STOP is left
+ *     NEW -> (CONFIG) -> CONFIGURED -> (START, RESTORE) -> RUNNING -> machine's end -> EXITED is sent, the loop ends
+ *                                            `-> FAILED: it did not succeed; only STOP is left
+ *     RUNNING -> (SAVE with stop) -> SAVED: it stands still; only STOP is left
  *
  * The owner's end is noticed by the socket closing, and by its process ending (a pidfd), should a child it has forked
  * hold the socket open. Either way the machine is stopped and nothing more is sent.
@@ -46,7 +47,7 @@
 
 #define SEND_PATIENCE_MS 5000
 
-enum state { NEW, CONFIGURED, RUNNING, FAILED };
+enum state { NEW, CONFIGURED, RUNNING, SAVED, FAILED };
 
 struct server {
     struct loop *loop;
@@ -228,13 +229,14 @@ static int self_test(struct server *s, struct sm_error *err)
 
 static int do_config(struct server *s, const struct control_request *req, struct fds *fds, struct sm_error *err)
 {
-    unsigned next = 2;
+    unsigned next = 0;
 
     if (s->state != NEW)
         return wrong_time(err, "CONFIG");
     s->config = req->config;
-    s->kvm_fd = steal_fd(&fds->fd[0]);
-    s->kernel_fd = steal_fd(&fds->fd[1]);
+    s->kvm_fd = steal_fd(&fds->fd[next++]);
+    if (!(req->config.flags & CONTROL_CONFIG_RESTORE))
+        s->kernel_fd = steal_fd(&fds->fd[next++]);
     if (req->config.flags & CONTROL_CONFIG_INITRAMFS)
         s->initramfs_fd = steal_fd(&fds->fd[next++]);
     if (req->config.flags & CONTROL_CONFIG_CONSOLE)
@@ -301,6 +303,7 @@ static int add_devices(struct server *s, struct sm_error *err)
     return r < 0 ? r : machine_add_virtio(s->machine, rng, err);
 }
 
+/* An empty machine with its devices. */
 static int build_machine(struct server *s, struct sm_error *err)
 {
     s->ops = (struct machine_ops){.event = on_event,
@@ -318,21 +321,19 @@ static int build_machine(struct server *s, struct sm_error *err)
                                     .ctx = s};
     int r = machine_new(&s->machine, &config, err);
 
-    if (r == 0)
-        r = add_devices(s, err);
-    if (r == 0)
-        r = machine_boot(s->machine, s->kernel_fd, s->initramfs_fd, s->config.cmdline,
-                         s->config.flags & CONTROL_CONFIG_VERBOSE, err);
-    close_fd(&s->kvm_fd);
-    close_fd(&s->kernel_fd);
-    close_fd(&s->initramfs_fd);
-    return r;
+    return r < 0 ? r : add_devices(s, err);
+}
+
+static int boot(struct server *s, struct sm_error *err)
+{
+    return machine_boot(s->machine, s->kernel_fd, s->initramfs_fd, s->config.cmdline,
+                        s->config.flags & CONTROL_CONFIG_VERBOSE, err);
 }
 
 /* From here on the process can do what a running machine needs, and no more. */
 static int shut_in(struct server *s, struct sm_error *err)
 {
-    int r = sandbox_filters_new(&s->filters, hv_kvm.run_request, err);
+    int r = sandbox_filters_new(&s->filters, hv_kvm.run_request, hv_kvm.state_requests, err);
 
     if (r == 0)
         r = sandbox_enter(&s->sandbox, err);
@@ -346,20 +347,68 @@ static int shut_in(struct server *s, struct sm_error *err)
     return r;
 }
 
-static int do_start(struct server *s, struct sm_error *err)
+/* What is in it has been put there: shut in, and run. */
+static int go(struct server *s, struct sm_error *err)
 {
-    if (s->state != CONFIGURED)
-        return wrong_time(err, "START");
-    s->start_ns = io_now_ns();
-    s->state = FAILED;
-    int r = build_machine(s, err);
-    if (r == 0)
-        r = shut_in(s, err);
+    int r;
+
+    close_fd(&s->kvm_fd);
+    close_fd(&s->kernel_fd);
+    close_fd(&s->initramfs_fd);
+    r = shut_in(s, err);
     if (r < 0)
         return r;
     s->state = RUNNING;
     machine_run(s->machine);
     return 0;
+}
+
+static int do_start(struct server *s, struct sm_error *err)
+{
+    if (s->state != CONFIGURED || s->config.flags & CONTROL_CONFIG_RESTORE)
+        return wrong_time(err, "START");
+    s->start_ns = io_now_ns();
+    s->state = FAILED;
+    int r = build_machine(s, err);
+    if (r == 0)
+        r = boot(s, err);
+    return r < 0 ? r : go(s, err);
+}
+
+static int do_restore(struct server *s, const struct control_request *req, struct fds *fds, struct sm_error *err)
+{
+    if (s->state != CONFIGURED || !(s->config.flags & CONTROL_CONFIG_RESTORE))
+        return wrong_time(err, "RESTORE");
+    s->start_ns = io_now_ns();
+    s->state = FAILED;
+    int r = build_machine(s, err);
+    if (r == 0)
+        r = machine_restore(s->machine, fds->fd[0], fds->fd[1], req->generation, err);
+    /* Before the process is shut in, so that it has none of them then; the memory stays mapped. */
+    close_fd(&fds->fd[0]);
+    close_fd(&fds->fd[1]);
+    return r < 0 ? r : go(s, err);
+}
+
+static void do_save(struct server *s, const struct control_request *req, struct fds *fds)
+{
+    bool stay = req->save_flags & CONTROL_SAVE_STOP;
+    struct sm_error err = SM_ERROR_INIT;
+    struct machine_saved saved = {0};
+    int r = s->state == RUNNING ? machine_save(s->machine, fds->fd[0], fds->fd[1], stay, &saved, &err)
+                                : wrong_time(&err, "SAVE");
+    const struct control_report rep = {
+        .type = CONTROL_SAVED,
+        .id = req->id,
+        .saved = {.pause_ns = saved.pause_ns, .data_pages = saved.data_pages, .zero_pages = saved.zero_pages}};
+
+    if (r < 0) {
+        reply_result(s, req->id, r, &err);
+        return;
+    }
+    if (stay)
+        s->state = SAVED;
+    reply(s, &rep);
 }
 
 static int do_vsock_connect(struct server *s, const struct control_request *req, struct fds *fds, struct sm_error *err)
@@ -415,7 +464,7 @@ static void do_stop(struct server *s, uint32_t id)
     char text[] = "stopped by its owner";
 
     reply(s, &rep);
-    if (s->state == RUNNING)
+    if (s->state == RUNNING || s->state == SAVED)
         machine_stop(s->machine);
     else
         send_exited(s, CONTROL_EXIT_STOPPED, text);
@@ -436,6 +485,12 @@ static void handle(struct server *s, const struct control_request *req, struct f
     case CONTROL_START:
         r = do_start(s, &err);
         break;
+    case CONTROL_RESTORE:
+        r = do_restore(s, req, fds, &err);
+        break;
+    case CONTROL_SAVE:
+        do_save(s, req, fds);
+        return;
     case CONTROL_VSOCK_CONNECT:
         r = do_vsock_connect(s, req, fds, &err);
         break;

@@ -8,10 +8,11 @@ import struct
 import subprocess
 import time
 
-CONFIG, DISK, START, STOP, VSOCK_CONNECT, CONSOLE_TAIL, STATS = range(1, 8)
-OK, ERROR, CONSOLE, STATS_REPLY, LIFECYCLE, EXITED = 0x81, 0x82, 0x83, 0x84, 0xC1, 0xC2
+CONFIG, DISK, START, STOP, VSOCK_CONNECT, CONSOLE_TAIL, STATS, RESTORE, SAVE = range(1, 10)
+OK, ERROR, CONSOLE, STATS_REPLY, SAVED, LIFECYCLE, EXITED = 0x81, 0x82, 0x83, 0x84, 0x85, 0xC1, 0xC2
 REASONS = {1: "stopped", 2: "power-off", 3: "reset", 4: "panic", 5: "triple-fault", 6: "vcpu-error"}
-F_SELF_TEST, F_INITRAMFS, F_CONSOLE, F_VERBOSE, F_PROFILE, F_TRACE = (1 << i for i in range(6))
+F_SELF_TEST, F_INITRAMFS, F_CONSOLE, F_VERBOSE, F_PROFILE, F_TRACE, F_RESTORE = (1 << i for i in range(7))
+SAVE_STOP = 1
 MAX_FRAME = 96 * 1024
 
 
@@ -117,9 +118,14 @@ class Worker:
                 raise EOFError("the worker is gone")
             self.keep(frame[0], frame[2])
 
-    def config(self, kernel, initramfs=None, memory=256, vcpus=1, cid=3, flags=0, cmdline="", console=None, kvm="/dev/kvm",
+    def config(self, kernel=None, initramfs=None, memory=256, vcpus=1, cid=3, flags=0, cmdline="", console=None, kvm="/dev/kvm",
                version=1):
-        paths = [(kvm, os.O_RDWR), (kernel, os.O_RDONLY)]
+        """Without a kernel: for restore()."""
+        paths = [(kvm, os.O_RDWR)]
+        if kernel:
+            paths.append((kernel, os.O_RDONLY))
+        else:
+            flags |= F_RESTORE
         if initramfs:
             paths.append((initramfs, os.O_RDONLY))
             flags |= F_INITRAMFS
@@ -143,6 +149,25 @@ class Worker:
 
     def start(self):
         return self.request(START)
+
+    def save(self, directory, stop=False, timeout=120):
+        """Write the machine to directory/state and directory/memory; what the worker says of it."""
+        fds = [os.open(f"{directory}/{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+               for name in ("state", "memory")]
+        try:
+            _, body = self.request(SAVE, struct.pack("<I", SAVE_STOP if stop else 0), fds, timeout)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return {"pause_ns": body.u64(), "data_pages": body.u64(), "zero_pages": body.u64()}
+
+    def restore(self, directory, generation=None):
+        fds = [os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("state", "memory")]
+        try:
+            return self.request(RESTORE, generation or os.urandom(16), fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def console(self):
         _, body = self.request(CONSOLE_TAIL)

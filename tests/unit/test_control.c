@@ -83,6 +83,37 @@ static void requests_there_and_back(void **state)
     assert_int_equal(there_and_back(&req, 2, &got, NULL), -EPROTO);
 }
 
+static void snapshots_there_and_back(void **state)
+{
+    struct control_request req = {.type = CONTROL_RESTORE, .id = 1, .generation = {1, 2, 3}}, got;
+    struct buf b = buf_init(CONTROL_MAX_FRAME);
+
+    assert_int_equal(there_and_back(&req, 2, &got, NULL), 0);
+    assert_int_equal(got.type, CONTROL_RESTORE);
+    assert_memory_equal(got.generation, req.generation, CONTROL_GENERATION_SIZE);
+    assert_int_equal(there_and_back(&req, 1, &got, NULL), -EPROTO);
+    assert_int_equal(there_and_back(&req, 3, &got, NULL), -EPROTO);
+    memset(req.generation, 0, sizeof(req.generation)); /* is nobody's identity */
+    assert_int_equal(control_request_encode(&req, &b, NULL), -EINVAL);
+
+    req = (struct control_request){.type = CONTROL_SAVE, .id = 1, .save_flags = CONTROL_SAVE_STOP};
+    assert_int_equal(there_and_back(&req, 2, &got, NULL), 0);
+    assert_int_equal(got.save_flags, CONTROL_SAVE_STOP);
+    assert_int_equal(there_and_back(&req, 0, &got, NULL), -EPROTO);
+    req.save_flags = 2;
+    assert_int_equal(control_request_encode(&req, &b, NULL), -EINVAL);
+    buf_done(&b);
+
+    req = config(); /* with an initramfs, and nothing to load it */
+    req.config.flags |= CONTROL_CONFIG_RESTORE;
+    b = buf_init(CONTROL_MAX_FRAME);
+    assert_int_equal(control_request_encode(&req, &b, NULL), -EINVAL);
+    buf_done(&b);
+    req.config.flags = CONTROL_CONFIG_RESTORE;
+    assert_int_equal(there_and_back(&req, 1, &got, NULL), 0);
+    assert_int_equal(there_and_back(&req, 2, &got, NULL), -EPROTO);
+}
+
 static void what_would_be_refused_is_not_sent(void **state)
 {
     struct control_extent many[2] = {{0, 0, 512}, {0, 0, 512}};
@@ -199,6 +230,7 @@ static void reports_there_and_back(void **state)
         {.type = CONTROL_ERROR, .id = 1, .error = {ENOENT, text}},
         {.type = CONTROL_CONSOLE, .id = 1, .console = {bytes, sizeof(bytes)}},
         {.type = CONTROL_STATS_REPLY, .id = 1, .stats = &stats},
+        {.type = CONTROL_SAVED, .id = 1, .saved = {7, 8, 9}},
         {.type = CONTROL_LIFECYCLE, .lifecycle = {5, 8080}},
         {.type = CONTROL_EXITED, .exited = {CONTROL_EXIT_PANIC, text, bytes, sizeof(bytes)}},
     };
@@ -223,6 +255,8 @@ static void reports_there_and_back(void **state)
             assert_string_equal(got.stats->exits[0].name, "mmio-read");
             assert_int_equal(got.stats->exits[0].count, 9);
             assert_string_equal(got.stats->profile, line);
+        } else if (got.type == CONTROL_SAVED) {
+            assert_memory_equal(&got.saved, &reps[i].saved, sizeof(got.saved));
         } else if (got.type == CONTROL_LIFECYCLE) {
             assert_int_equal(got.lifecycle.arg, 8080);
         } else if (got.type == CONTROL_EXITED) {
@@ -291,6 +325,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_there_and_back),
+        cmocka_unit_test(snapshots_there_and_back),
         cmocka_unit_test(what_would_be_refused_is_not_sent),
         cmocka_unit_test(config_must_bring_its_descriptors),
         cmocka_unit_test(extents_must_have_descriptors),

@@ -25,7 +25,7 @@ struct env {
     bool has_text;
     size_t text_len;
     int irq_fd;
-    uint32_t parked;
+    uint32_t parked, renewed;
 };
 
 static void on_event(void *ctx, uint32_t kind, uint64_t arg, const char *text, size_t text_len)
@@ -55,7 +55,13 @@ static void on_parked(void *ctx, uint32_t n)
     ((struct env *)ctx)->parked = n;
 }
 
-static const struct lifecycle_ops ops = {.event = on_event, .power = on_power, .parked = on_parked};
+static void on_renewed(void *ctx)
+{
+    ((struct env *)ctx)->renewed++;
+}
+
+static const struct lifecycle_ops ops = {
+    .event = on_event, .power = on_power, .parked = on_parked, .renewed = on_renewed};
 
 static uint64_t irqs(struct env *e)
 {
@@ -227,6 +233,11 @@ static void park_and_unpark(void **state)
     assert_int_equal(e->parked, 3);
     lifecycle_write(e->lc, SM_LC_PARK_STATE, 8, 4);
     assert_int_equal(e->parked, 3);
+    lifecycle_write(e->lc, SM_LC_RENEWED, 4, 0);
+    lifecycle_write(e->lc, SM_LC_RENEWED, 8, 1);
+    assert_int_equal(e->renewed, 0);
+    lifecycle_write(e->lc, SM_LC_RENEWED, 4, 1);
+    assert_int_equal(e->renewed, 1);
 }
 
 static void state_comes_back(void **state)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small client of the guest's agent for tests: speaks docs/guest-protocol.md over a worker's vsock connection."""
+import pathlib
+import re
+import struct
+
+HEADER = (pathlib.Path(__file__).resolve().parents[2] / "guest/proto.h").read_text()
+
+
+def number(name):
+    """A number by its name in guest/proto.h."""
+    return int(re.search(rf"\b{name}(?:\s*=)?\s+(0x\w+?|\d+)u?\b", HEADER)[1], 0)
+
+
+def string(text):
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+def strings(items):
+    return struct.pack("<I", len(items)) + b"".join(map(string, items))
+
+
+class AgentError(Exception):
+    pass
+
+
+class Agent:
+    """One connection. Requests and an exec on one are answered in order."""
+
+    def __init__(self, worker, timeout=60):
+        self.sock = worker.vsock(number("AGENT_PORT"))
+        self.sock.settimeout(timeout)
+        self.send("AGENT_HELLO", struct.pack("<II", number("AGENT_MAGIC"), number("AGENT_VERSION")))
+        kind, _ = self.frame()
+        assert kind == number("AGENT_HELLO"), kind
+
+    def send(self, name, payload=b""):
+        self.sock.sendall(struct.pack("<IHH", len(payload), number(name), 0) + payload)
+
+    def exactly(self, n):
+        data = b""
+        while len(data) < n:
+            more = self.sock.recv(n - len(data))
+            if not more:
+                raise EOFError("the agent's connection has ended")
+            data += more
+        return data
+
+    def frame(self):
+        length, kind, _ = struct.unpack("<IHH", self.exactly(8))
+        payload = self.exactly(length)
+        if kind == number("AGENT_ERROR"):
+            raise AgentError(payload[8:].decode())
+        return kind, payload
+
+    def ok(self):
+        kind, _ = self.frame()
+        assert kind == number("AGENT_OK"), kind
+
+    def ping(self):
+        self.send("AGENT_PING")
+        self.ok()
+
+    def setup(self, device="/dev/vda"):
+        self.send("AGENT_SETUP", string("clone") + string(device) + string("erofs") + struct.pack("<QI", 0, 0) +
+                  string("") + string(""))
+        self.ok()
+
+    def run(self, *argv):
+        """Run a program: (exit status, stdout)."""
+        self.send("AGENT_EXEC", struct.pack("<IQHH", 0, 0, 0, 0) + strings(argv) + strings([]) + string("") + string("") +
+                  struct.pack("<I", 0))
+        out = b""
+        while True:
+            kind, payload = self.frame()
+            if kind == number("AGENT_STDOUT"):
+                out += payload
+            elif kind == number("AGENT_EXITED"):
+                return struct.unpack("<I", payload[:4])[0], out
+            elif kind == number("AGENT_START_ERROR"):
+                raise AgentError(payload[12:].decode())
+
+    def close(self):
+        self.sock.close()
