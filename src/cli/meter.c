@@ -8,13 +8,14 @@
 
 #include "cli/format.h"
 
-#define SAMPLE_NS    500000000ull /* shorter ones would make the rate jump */
-#define SECOND_NS    1000000000ull
-#define SMOOTHING    0.3 /* weight of the newest sample */
-#define STATE_WIDTH  10
-#define BAR_MIN      10
-#define BAR_MAX      40
-#define LONGEST_LEFT (99ull * 86400) /* seconds; more than this is no prediction */
+#define SAMPLE_NS     500000000ull /* shorter ones would make the rate jump */
+#define SECOND_NS     1000000000ull
+#define SMOOTHING     0.3 /* weight of the newest sample */
+#define STATE_WIDTH   10
+#define BAR_MIN       10
+#define BAR_MAX       40
+#define FIGURES_WIDTH 30 /* what they grow to: room is kept, so that the bar has the same length all the time */
+#define LONGEST_LEFT  (99ull * 86400) /* seconds; more than this is no prediction */
 
 void meter_update(struct meter *m, uint64_t done, uint64_t total, uint64_t now_ns)
 {
@@ -80,19 +81,19 @@ const char *meter_line(char *buf, size_t size, unsigned width, const char *label
 {
     char text[160], numbers[160], drawn[BAR_MAX + 8] = "";
     size_t used;
+    int inner;
 
     figures(numbers, sizeof(numbers), m);
     if (numbers[0])
         snprintf(text, sizeof(text), "%.64s  %-*.20s", label, STATE_WIDTH, state);
     else
         snprintf(text, sizeof(text), "%.64s  %.20s", label, state);
-    used = strlen(text) + strlen(numbers) + 4; /* what a bar needs besides itself */
-    if (m->total && m->done <= m->total && used + BAR_MIN <= width) {
-        /* Columns for what the figures may grow by are left free, so that the bar keeps its length. */
-        unsigned inner = width - (unsigned)used < BAR_MAX + 30 ? BAR_MIN : BAR_MAX;
-
-        bar(drawn, inner, m);
-    }
+    used = strlen(text) + strlen(numbers) + 4; /* 4: what a bar needs besides itself */
+    inner = (int)width - (int)strlen(text) - 4 - FIGURES_WIDTH;
+    if (inner > BAR_MAX)
+        inner = BAR_MAX;
+    if (m->total && m->done <= m->total && inner >= BAR_MIN && used + (size_t)inner <= width)
+        bar(drawn, (unsigned)inner, m);
     snprintf(buf, size, "%s%s%s", text, drawn, numbers);
     if (strlen(buf) > width)
         snprintf(buf, size, "%s%s", text, "");

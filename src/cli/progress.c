@@ -81,6 +81,11 @@ static void note(struct progress *p, const struct sm_image_event *e, uint64_t no
 {
     struct progress_layer *l = layer_of(p, e->layer);
 
+    /* What the name means is known by now. */
+    if (e->layer && p->whole && p->whole->kind == SM_IMAGE_RESOLVING) {
+        free(p->whole);
+        p->whole = NULL;
+    }
     if (!l || l->kind == SM_IMAGE_LAYER_DONE)
         return;
     if (e->kind == SM_IMAGE_FETCHING || !e->layer)

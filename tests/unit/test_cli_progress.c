@@ -65,12 +65,12 @@ static void lines_fit_their_width(void **state)
 {
     struct meter m = {.done = 123 * MB / 10, .total = 456 * MB / 10, .rate = 5.1 * MB};
 
-    assert_string_equal(show(79, &m), "0123456789ab  fetching    [==>       ]  12.3MB/45.6MB  5.1MB/s  7s");
+    assert_string_equal(show(79, &m), "0123456789ab  fetching    [=====>               ]  12.3MB/45.6MB  5.1MB/s  7s");
     assert_string_equal(show(60, &m), "0123456789ab  fetching    12.3MB/45.6MB  5.1MB/s  7s");
     assert_string_equal(show(30, &m), "0123456789ab  fetching  ");
     assert_string_equal(show(10, &m), "0123456789");
     m.done = m.total;
-    assert_string_equal(show(79, &m), "0123456789ab  fetching    [==========]  45.6MB/45.6MB  5.1MB/s  0s");
+    assert_string_equal(show(79, &m), "0123456789ab  fetching    [=====================]  45.6MB/45.6MB  5.1MB/s  0s");
     m = (struct meter){.done = 5 * MB};
     assert_string_equal(show(79, &m), "0123456789ab  fetching    5MB");
     m = (struct meter){.done = 0};
