@@ -7,6 +7,7 @@ as they are) or by skopeo.
 """
 import base64
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -239,10 +240,15 @@ def random_tar(name, size=200_000, files=4):
     return t.done()
 
 
-def layout(path, *layers, compression="+gzip", config=None, tag="latest"):
-    """An OCI layout made of tar archives, for this host's platform."""
+def layout(path, *layers, compression="+gzip", config=None, platform=None):
+    """An OCI layout made of tar archives, for this host's platform if nothing else is said."""
     made = oci.Layout(str(path))
-    made.image(tag, list(layers), config or {}, EPOCH, compression)
+    text = {"os": "linux", **(platform or {"architecture": ARCH}), "config": config or {}, "rootfs": {
+        "type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]}}
+    manifest = {"schemaVersion": 2, "mediaType": oci.MANIFEST, "config": made.blob(oci.as_json(text), oci.CONFIG),
+                "layers": [made.blob(oci.compress(layer, compression), oci.LAYER + compression) for layer in layers]}
+    made.manifests.append(made.blob(oci.as_json(manifest), oci.MANIFEST) |
+                          {"annotations": {"org.opencontainers.image.ref.name": "latest"}})
     made.done()
     return pathlib.Path(path)
 
@@ -290,8 +296,8 @@ class Client:
         assert done.stderr == b"", done.stderr.decode()
         return done.stdout.decode()
 
-    def json(self, *args, **kwargs):
-        return json.loads(self.ok(*args, **kwargs))
+    def json(self, verb, *args, **kwargs):
+        return json.loads(self.ok(verb, "--json", *args, **kwargs))
 
     def refused(self, args, *words, **kwargs):
         """One sentence that holds these words. No name and no image has come or gone; layers and documents that were
