@@ -106,8 +106,8 @@ struct sm_registry_options {
     /* Where user names and passwords are, in the form of Docker's config.json; asked before the usual places. */
     const char *auth_file;
 
-    /* Mirrors of registries: see docs/registries.md. NULL: registries.json in $XDG_CONFIG_HOME/supermachine, else in
-     * ~/.config/supermachine. */
+    /* Mirrors and what else is to be known of hosts: see docs/registries.md. NULL: $SUPERMACHINE_CONFIG, else
+     * registries.json in $XDG_CONFIG_HOME/supermachine, else in ~/.config/supermachine. */
     const char *config_file;
 
     int plain_http; /* not 0: registries may be spoken to without TLS. Those on loopback may be anyhow */

@@ -33,8 +33,10 @@ void registry_args_fill(struct sm_registry_options *ret, const struct registry_a
 /* What the manual says about them: pairs for struct command's notes. */
 #define REGISTRY_NOTES                                                                                                 \
     "REGISTRIES",                                                                                                      \
-        "User names and passwords are those that 'docker login' or 'podman login' have stored, credential helpers "    \
-        "among them. Proxies are taken from HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Mirrors are named in "               \
-        "registries.json in ~/.config/supermachine. Registries on this machine's loopback may be without TLS."
+        "User names and passwords are those that 'docker login', 'podman login' or 'skopeo login' have stored, "       \
+        "credential helpers among them. Proxies are taken from HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. "      \
+        "Mirrors, and what is to be trusted for single hosts, are told by the file $SUPERMACHINE_CONFIG, else "        \
+        "~/.config/supermachine/registries.json. Registries on this machine's loopback may be without TLS. "           \
+        "docs/registries.md tells more."
 
 #endif
