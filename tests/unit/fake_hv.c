@@ -163,6 +163,25 @@ static void vcpu_unkick(struct hv_vcpu *vcpu)
     pthread_mutex_unlock(&lock);
 }
 
+static void put_value(const char *name, uint32_t tag, unsigned index, uint32_t *value, struct snap_stream *s)
+{
+    snap_begin(s, tag, index, 1, name);
+    snap_u32(s, "value", value);
+    snap_end(s);
+    if (call(name, index, snap_loading(s), NULL) < 0)
+        snap_fail(s, EIO, "%s failed", name);
+}
+
+static void vm_state(struct hv_vm *vm, struct snap_stream *s)
+{
+    put_value("vm_state", SNAP_TAG('F', 'A', 'V', 'M'), 0, &fake.vm_value, s);
+}
+
+static void vcpu_state(struct hv_vcpu *vcpu, struct snap_stream *s)
+{
+    put_value("vcpu_state", SNAP_TAG('F', 'A', 'C', 'P'), vcpu->index, &fake.vcpu_value[vcpu->index], s);
+}
+
 static uint64_t vcpu_pc(struct hv_vcpu *vcpu)
 {
     return 0;
@@ -183,5 +202,7 @@ const struct hv hv_fake = {
     .vcpu_run = vcpu_run,
     .vcpu_kick = vcpu_kick,
     .vcpu_unkick = vcpu_unkick,
+    .vm_state = vm_state,
+    .vcpu_state = vcpu_state,
     .vcpu_pc = vcpu_pc,
 };
