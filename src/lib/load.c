@@ -9,6 +9,12 @@
 #include "lib/store.h"
 #include "oci/load.h"
 
+/* What came without a name may have one from before: then it has no record of its own. */
+static bool is_loaded(const struct name_record *r, const struct oci_loaded_image *image)
+{
+    return digest_equal(&r->manifest, &image->manifest) && (image->name[0] == '@' || !strcmp(r->name, image->name));
+}
+
 /* The records of what was loaded. One that somebody has removed since is left out. */
 static int publish_loaded(struct sm_image_record **ret, struct oci_store *s, const struct oci_loaded *loaded,
                           struct sm_error *err)
@@ -22,8 +28,7 @@ static int publish_loaded(struct sm_image_record **ret, struct oci_store *s, con
     mine = calloc(n ? n : 1, sizeof(*mine)); /* borrows from `all` */
     for (size_t i = 0; mine && i < n; i++)
         for (size_t k = 0; k < loaded->n; k++)
-            if (strcmp(all[i].name, loaded->images[k].name) == 0 &&
-                digest_equal(&all[i].manifest, &loaded->images[k].manifest)) {
+            if (is_loaded(&all[i], &loaded->images[k])) {
                 mine[n_mine++] = all[i];
                 break;
             }
