@@ -38,7 +38,8 @@ int names_get(struct oci_store *s, const char *canonical, const char *platform, 
 
 /*
  * From now on, also after a crash, the name stands for this. What it meant before for the same platform goes on as an
- * untagged record unless another name stands for it. `name` NULL: an untagged record. created_s 0: now.
+ * untagged record unless another name stands for it. `name` NULL: an untagged record. created_s 0: now. The caller
+ * holds gc_enter() since before it found the image whole, or what the record reaches may have gone.
  */
 int names_put(struct oci_store *s, const struct name_record *r, struct sm_error *err);
 
