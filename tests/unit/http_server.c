@@ -244,12 +244,12 @@ unsigned server_requests(struct http_server *s, const struct server_request **re
     return n;
 }
 
-unsigned server_count(struct http_server *s, const char *method, const char *target_prefix)
+unsigned server_connections(struct http_server *s)
 {
-    const struct server_request *q;
-    unsigned n = server_requests(s, &q), count = 0;
+    unsigned n;
 
-    for (unsigned i = 0; i < n; i++)
-        count += !strcmp(q[i].method, method) && !strncmp(q[i].target, target_prefix, strlen(target_prefix));
-    return count;
+    pthread_mutex_lock(&s->lock);
+    n = s->n_connections;
+    pthread_mutex_unlock(&s->lock);
+    return n;
 }

@@ -27,7 +27,7 @@ unsigned server_port(const struct http_server *s);
 
 /* What has come so far, `n` of them at most SERVER_LOG_MAX; the pointer lives as long as the server. */
 unsigned server_requests(struct http_server *s, const struct server_request **ret);
-unsigned server_count(struct http_server *s, const char *method, const char *target_prefix);
+unsigned server_connections(struct http_server *s); /* accepted so far */
 
 /* A whole answer: "200 OK", "Name: value\r\n..." (may be NULL); Content-Length is added. No body to a HEAD. */
 bool server_reply(const struct server_request *q, const char *status, const char *headers, const void *body,

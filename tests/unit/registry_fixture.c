@@ -2,13 +2,14 @@
 /* See registry_fixture.h. */
 #include "registry_fixture.h"
 
-#include <dirent.h>
 #include <errno.h>
+#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -32,19 +33,17 @@ int registry_fixture_setup(void **state)
     return 0;
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *where)
+{
+    return remove(path);
+}
+
 int registry_fixture_teardown(void **state)
 {
-    char *dir = *state;
-    DIR *d = opendir(dir);
-    struct dirent *e;
+    int r = nftw(*state, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 
-    while (d && (e = readdir(d)))
-        unlinkat(dirfd(d), e->d_name, 0);
-    if (d)
-        closedir(d);
-    rmdir(dir);
-    free(dir);
-    return 0;
+    free(*state);
+    return r;
 }
 
 char *fixture_path(void **state, const char *name)
@@ -58,8 +57,14 @@ char *fixture_path(void **state, const char *name)
 void fixture_write(void **state, const char *name, const char *text)
 {
     char *path = fixture_path(state, name);
-    FILE *f = fopen(path, "we");
+    FILE *f;
 
+    for (char *p = path + strlen(*state) + 1; (p = strchr(p, '/')); p++) { /* directories on the way */
+        *p = '\0';
+        mkdir(path, 0700);
+        *p = '/';
+    }
+    f = fopen(path, "we");
     assert_non_null(f);
     assert_true(fputs(text, f) >= 0);
     assert_int_equal(fclose(f), 0);

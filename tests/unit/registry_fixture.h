@@ -13,7 +13,7 @@
 /* cmocka setup and teardown: HOME and the like point to an empty directory, proxies are gone. *state: its name. */
 int registry_fixture_setup(void **state);
 int registry_fixture_teardown(void **state);
-void fixture_write(void **state, const char *name, const char *text); /* a file in it */
+void fixture_write(void **state, const char *name, const char *text); /* a file in it, "a/b/c" too */
 char *fixture_path(void **state, const char *name);                   /* to be freed */
 
 struct digest digest_of_text(const char *s);

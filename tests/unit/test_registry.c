@@ -73,6 +73,8 @@ static void test_manifest(void **state)
     assert_string_equal(q[0].authorization, "");
     assert_non_null(strstr(q[0].accept, "application/vnd.oci.image.index.v1+json"));
     assert_non_null(strstr(q[0].accept, "application/vnd.docker.distribution.manifest.list.v2+json"));
+    expect_manifest(r);
+    assert_int_equal(server_connections(server), 1); /* kept for the next request */
     registry_free(r);
     server_stop(server);
 }
@@ -560,6 +562,17 @@ static void test_certificate_files(void **state)
     o.cert_file = "/nowhere/cert.pem";
     assert_int_equal(registry_open(&r, &o, "reg.example", "a/b", &err), -ENOENT);
     assert_non_null(strstr(err.text, "/nowhere/cert.pem"));
+
+    /* Where Docker and Podman have them, for this host and port only. */
+    o.cert_file = NULL;
+    fixture_write(state, ".config/containers/certs.d/reg.example:5000/some.crt", "hello");
+    fixture_write(state, ".config/docker/certs.d/other.example/me.cert", "hello");
+    assert_int_equal(registry_open(&r, &o, "reg.example:5000", "a/b", &err), -EINVAL);
+    assert_non_null(strstr(err.text, "reg.example:5000/some.crt\" holds no certificate"));
+    assert_int_equal(registry_open(&r, &o, "other.example", "a/b", &err), -EINVAL);
+    assert_non_null(strstr(err.text, "me.cert\" is a client certificate without its key"));
+    assert_int_equal(registry_open(&r, &o, "reg.example", "a/b", &err), 0);
+    registry_free(r);
     free(file);
 }
 
