@@ -11,7 +11,7 @@
 #define OCI_JSON_MAX_STRING     (256 * 1024u) /* one value; MAX_ARG_STRLEN of Linux is half of it */
 #define OCI_INDEX_MAX_MANIFESTS 1024
 #define OCI_INDEX_MAX_NESTING   4
-#define OCI_INDEX_MAX_OPENED    64 /* of one image, nested ones together */
+#define OCI_INDEX_MAX_OPENED    64  /* of one image, nested ones together */
 #define OCI_MAX_LAYERS          127 /* what Docker's own drivers stop at */
 #define OCI_CONFIG_MAX_LIST     4096
 #define OCI_REF_MAX             4096
@@ -29,7 +29,7 @@
 #define OCI_LAYER_MAX_INDEX   (2 * GIB)
 #define OCI_LAYER_MAX_RATIO   250       /* decompressed to compressed ... */
 #define OCI_LAYER_RATIO_FLOOR (1 * GIB) /* ... looked at from here on */
-#define OCI_PARALLEL_LAYERS   4 /* converted at a time */
+#define OCI_PARALLEL_LAYERS   4         /* converted at a time */
 #define OCI_PARALLEL_FETCHES  4
 
 /* An archive that holds images (oci/archive.h). The ratio is a layer's. */
