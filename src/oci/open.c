@@ -22,6 +22,7 @@
 
 #include "base/cleanup.h"
 #include "oci/ensure.h"
+#include "oci/events.h"
 #include "oci/gc.h"
 #include "oci/layout.h"
 #include "oci/load.h"
@@ -140,6 +141,8 @@ static int pull(const struct opening *o, const struct oci_ref *ref, const struct
 static int open_or_mend(const struct opening *o, const struct name_record *record, const struct platform *want,
                         struct oci_image **ret, struct sm_error *err)
 {
+    struct oci_open_options options = *o->options;
+    struct opening mending = {.store = o->store, .options = &options, .typed = o->typed};
     struct sm_error why = SM_ERROR_INIT;
     struct oci_ref ref = OCI_REF_INIT;
     char shown[TEXT_SHOWN_SIZE];
@@ -147,31 +150,42 @@ static int open_or_mend(const struct opening *o, const struct name_record *recor
 
     if (r >= 0)
         return r;
-    if ((r == -ENOENT || r == -EBADMSG) && o->options->policy != OCI_PULL_NEVER && !name_is_untagged(record) &&
-        ref_parse(&ref, record->name, NULL) >= 0 && ref.kind == REF_REGISTRY) {
-        r = pull(o, &ref, &record->root, ret, err);
-        ref_done(&ref);
-        return r < 0 ? sm_error_wrap(err, "the image store has not all of it any more (%s), and",
-                                     text_shown(shown, why.text))
-                     : r;
-    }
-    return sm_error_set(err, -r, "%s", why.text);
+    if ((r != -ENOENT && r != -EBADMSG) || o->options->policy == OCI_PULL_NEVER || name_is_untagged(record) ||
+        ref_parse(&ref, record->name, NULL) < 0)
+        return sm_error_set(err, -r, "%s", why.text);
+    options.platform = record->platform;
+    r = pull(&mending, &ref, &record->root, ret, err);
+    ref_done(&ref);
+    if (r < 0)
+        return sm_error_wrap(err, "the image store has not all of it any more (%s), and", text_shown(shown, why.text));
+    return 0;
+}
+
+static bool is_for(const struct name_record *record, const struct platform *want)
+{
+    struct platform have;
+
+    return platform_parse(&have, record->platform, NULL) >= 0 && platform_score(want, &have) > 0;
 }
 
 /* By a digest, or the beginning of one: 1; 0 when no image of the store has it, or when it is a name. */
 static int find_by_id(const struct opening *o, struct oci_image **ret, struct sm_error *err)
 {
-    struct name_record *list;
     struct sm_error why = SM_ERROR_INIT;
+    char shown[TEXT_SHOWN_SIZE];
+    struct name_record *list;
     bool by_id;
     size_t n;
     int r = names_find(o->store, o->typed, &list, &n, &by_id, &why);
 
-    if (r == -EEXIST)
-        return sm_error_set(err, EEXIST, "%s", why.text);
-    if (r < 0)
+    if (r == -ENOENT || r == -EINVAL)
         return 0;
-    r = by_id ? open_or_mend(o, &list[0], o->options->platform ? &o->want : NULL, ret, err) : 0;
+    if (r < 0)
+        return sm_error_set(err, -r, "%s", why.text);
+    if (by_id && o->options->platform && !is_for(&list[0], &o->want))
+        r = sm_error_set(err, ENOENT, "image \"%s\" is for %s", text_shown(shown, o->typed), list[0].platform);
+    else if (by_id)
+        r = open_or_mend(o, &list[0], NULL, ret, err);
     name_records_free(list, n);
     return r < 0 ? r : by_id;
 }
@@ -200,14 +214,13 @@ static int find_by_name(const struct opening *o, const struct oci_ref *ref, stru
                         struct sm_error *err)
 {
     CLEANUP_FREE char *name = NULL;
-    struct platform have;
     int r = ref_canonical(ref, &name, err);
 
     if (r >= 0)
         r = names_get(o->store, name, o->options->platform, ret, err);
     if (r < 0)
         return r;
-    if (platform_parse(&have, ret->platform, NULL) < 0 || !platform_score(&o->want, &have)) {
+    if (!is_for(ret, &o->want)) {
         name_record_done(ret);
         return -ENOENT;
     }
@@ -282,5 +295,8 @@ int oci_image_open(struct oci_image **ret, struct oci_store *store, const char *
             r = open_kind(&o, &parsed, ret, err);
         ref_done(&parsed);
     }
-    return r < 0 ? r : 0;
+    if (r < 0)
+        return r;
+    event_tell(o.options->events, OCI_EVENT_DONE, NULL, 0, 0, NULL); /* too late to stop it */
+    return 0;
 }

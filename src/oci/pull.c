@@ -308,8 +308,6 @@ static int pull_image(struct oci_image **ret_image, struct oci_store *store, con
         else
             r = get_image(&p, &result.root, &img, &result.manifest, err);
     }
-    if (r >= 0)
-        r = event_tell(p.events, OCI_EVENT_DONE, NULL, 0, 0, err);
     if (r < 0 && p.name)
         r = sm_error_wrap(err, "image \"%s\"", text_shown(shown, p.name));
     result.fetched = p.bytes + (p.fetcher ? fetcher_bytes(p.fetcher) : 0);
@@ -330,9 +328,11 @@ int oci_pull(struct oci_store *store, const struct oci_ref *ref, const struct oc
     struct oci_image *img;
     int r = pull_image(&img, store, ref, NULL, options, ret, err);
 
-    if (r >= 0)
-        oci_image_free(img);
-    return r;
+    if (r < 0)
+        return r;
+    oci_image_free(img);
+    event_tell(options ? options->events : NULL, OCI_EVENT_DONE, NULL, 0, 0, NULL); /* too late to stop it */
+    return 0;
 }
 
 int oci_pull_open(struct oci_image **ret_image, struct oci_store *store, const struct oci_ref *ref,

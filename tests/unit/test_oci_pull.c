@@ -148,9 +148,11 @@ static void pull_fails(const char *name, int code, const char *word)
         fail_msg("\"%s\" does not say \"%s\"", err.text, word);
 }
 
+static const char *open_platform = "linux/amd64";
+
 static int try_open(const char *name, enum oci_pull_policy policy, struct sm_error *err)
 {
-    struct oci_open_options options = {.platform = "linux/amd64", .policy = policy};
+    struct oci_open_options options = {.platform = open_platform, .policy = policy};
     const struct oci_extent *extents;
     struct oci_image *img;
     int r;
@@ -385,6 +387,37 @@ static void test_cut(void **state)
     assert_int_equal(fake_registry.manifests, 1);
     assert_int_equal(count("partial"), 0);
     opens(NAME, OCI_PULL_NEVER);
+}
+
+/* One name, two platforms. An id is one image, whatever is asked for. */
+static void test_platforms(void **state)
+{
+    struct object layers[] = {add_layer('a', 20000), add_layer('b', 20000)}, both[2], index;
+    char id[DIGEST_HEX_SIZE];
+
+    both[0] = add_image_of("amd64", LAYER_TYPE, &layers[0], 1);
+    both[1] = add_image_of("arm64", LAYER_TYPE, &layers[1], 1);
+    index = add_index(both, MANIFEST_TYPE, 2);
+    fake_registry_tag("one", &index.digest);
+    open_platform = "linux/arm64";
+    opens(NAME, OCI_PULL_MISSING);
+    digest_hex(&both[1].digest, id);
+    assert_int_equal(fake_registry.fetches, 1);
+    open_platform = "linux/amd64";
+    open_fails(NAME, OCI_PULL_NEVER, ENOENT, "supermachine pull");
+    open_fails(id, OCI_PULL_MISSING, ENOENT, "linux/arm64");
+    opens(NAME, OCI_PULL_MISSING);
+    assert_int_equal(fake_registry.fetches, 2);
+    opens(NAME, OCI_PULL_NEVER);
+    open_platform = "linux/arm64";
+    opens(NAME, OCI_PULL_NEVER);
+    /* mended as what it is */
+    remove_layer(&layers[1].digest);
+    remove_blob(&layers[1].digest);
+    open_platform = NULL;
+    opens(id, OCI_PULL_MISSING);
+    assert_true(size_of("blobs", &layers[1].digest) > 0);
+    open_platform = "linux/amd64";
 }
 
 /* What an earlier pull may have left: right or wrong, of any length. */
@@ -747,6 +780,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_names, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_parallel, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cut, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_platforms, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_leftovers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_wrong_bytes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_mending, set_up, tear_down),
