@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "lib/options.h"
+#include "lib/pipe_guard.h"
 #include "lib/store.h"
 #include "oci/export.h"
 #include "oci/gc.h"
@@ -106,6 +107,7 @@ int sm_store_save(struct sm_store *store, const char *const *names, int fd, cons
     struct sm_save_options o = {0};
     struct chosen chosen = {.n = 0};
     struct event_bridge bridge;
+    struct pipe_guard guard;
     CLEANUP_FD int lock = -1;
     int r = OPTIONS_COPY(&o, given, err);
 
@@ -121,11 +123,13 @@ int sm_store_save(struct sm_store *store, const char *const *names, int fd, cons
     if (lock < 0)
         return lock;
     r = choose_all(&chosen, store->oci, names, o.platform, err);
+    pipe_guard_enter(&guard);
     if (r >= 0)
         r = oci_save(
             store->oci, chosen.records, chosen.n, fd,
             &(struct oci_save_options){.fetch = fetch_blob, .fetch_ctx = &fetcher, .events = fetcher.options.events},
             err);
+    pipe_guard_leave(&guard);
     chosen_done(&chosen);
     return r < 0 ? r : 0;
 }
