@@ -81,6 +81,7 @@ const char *meter_line(char *buf, size_t size, unsigned width, const char *label
 {
     char text[160], numbers[160], drawn[BAR_MAX + 8] = "";
     size_t used;
+    bool fits;
     int inner;
 
     figures(numbers, sizeof(numbers), m);
@@ -94,9 +95,8 @@ const char *meter_line(char *buf, size_t size, unsigned width, const char *label
         inner = BAR_MAX;
     if (m->total && m->done <= m->total && inner >= BAR_MIN && used + (size_t)inner <= width)
         bar(drawn, (unsigned)inner, m);
-    snprintf(buf, size, "%s%s%s", text, drawn, numbers);
-    if (strlen(buf) > width)
-        snprintf(buf, size, "%s%s", text, "");
+    fits = strlen(text) + strlen(drawn) + strlen(numbers) <= width;
+    snprintf(buf, size, "%s%s%s", text, fits ? drawn : "", fits ? numbers : "");
     if (strlen(buf) > width)
         buf[width] = '\0';
     return buf;
