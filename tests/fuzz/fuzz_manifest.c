@@ -11,6 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct manifest_doc manifest;
     struct config_doc config;
     struct index_doc idx;
+    enum media media;
 
     if (!len)
         return 0;
@@ -29,6 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         break;
     default:
         layout_doc_check(data + 1, len - 1, NULL);
+        doc_media(&media, data + 1, len - 1, NULL);
         break;
     }
     return 0;
