@@ -37,8 +37,9 @@
 #define OCI_ARCHIVE_MAX_NAMES   (16 * MIB) /* all names and targets of links together */
 #define OCI_ARCHIVE_MAX_BYTES   (512 * GIB)
 #define OCI_ARCHIVE_MAX_IMAGES  1024
-#define OCI_ARCHIVE_MAX_TAGS    1024 /* of one image */
-#define OCI_ARCHIVE_FOLLOW_MAX  8    /* links from one file to another */
+#define OCI_ARCHIVE_MAX_TAGS    1024       /* of one image */
+#define OCI_ARCHIVE_MAX_TRAILER (64 * MIB) /* behind the end mark: padding */
+#define OCI_ARCHIVE_FOLLOW_MAX  8          /* links from one file to another */
 
 /* The processes that see a layer's bytes. */
 #define OCI_CHILD_MAX_MEMORY                                                                                           \

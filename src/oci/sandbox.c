@@ -181,7 +181,7 @@ int sandbox_start(struct sandbox *ret, const struct sandbox_limits *limits, cons
         r = errno;
         close(fd[0]);
         close(fd[1]);
-        return sm_error_sys(err, r, "cannot start a process to convert the layer");
+        return sm_error_sys(err, r, "cannot start a confined process");
     }
     if (pid) {
         close(fd[1]);
@@ -198,7 +198,7 @@ int sandbox_start(struct sandbox *ret, const struct sandbox_limits *limits, cons
     close_others(keep, n_fds);
     r = confine(limits, mapped, parent);
     if (r < 0)
-        r = sm_error_sys(&child_err, -r, "cannot confine the process that converts the layer");
+        r = sm_error_sys(&child_err, -r, "cannot confine a process");
     else
         r = fn(ctx, &child_err);
     if (r < 0) {
@@ -229,14 +229,14 @@ int sandbox_end(struct sandbox *s, const char *what, struct sm_error *err)
         if (status.code > 0 && status.code < 4096)
             r = sm_error_set(err, status.code, "%s", status.text);
         else if (status.code)
-            r = sm_error_set(err, EPROTO, "%s: the converting process reported nonsense", what);
+            r = sm_error_set(err, EPROTO, "%s: the confined process reported nonsense", what);
         return r;
     }
     if (pid > 0 && WIFSIGNALED(st) && WTERMSIG(st) == SIGXCPU)
-        return sm_error_set(err, ETIME, "%s: converting took more processor time than the limit", what);
+        return sm_error_set(err, ETIME, "%s: it took more processor time than the limit", what);
     if (pid > 0 && WIFSIGNALED(st))
-        return sm_error_set(err, EPROTO, "%s: the converting process was killed by signal %d", what, WTERMSIG(st));
-    return sm_error_set(err, EPROTO, "%s: the converting process ended without a result", what);
+        return sm_error_set(err, EPROTO, "%s: the confined process was killed by signal %d", what, WTERMSIG(st));
+    return sm_error_set(err, EPROTO, "%s: the confined process ended without a result", what);
 }
 
 void sandbox_kill(struct sandbox *s)

@@ -55,6 +55,22 @@ static int corrupt(struct sm_error *err, struct archive *a, const char *what, co
     return sm_error_set(err, EBADMSG, "%s%s: %s", what, is, text_shown(shown, why ? why : "unknown error"));
 }
 
+/* Read on behind the end of a stream, so that what feeds us is not cut off; `max`: 0 for no limit. */
+static int drain(const struct unpack_source *in, uint64_t max, const char *what, struct sm_error *err)
+{
+    const void *data;
+    uint64_t total = 0;
+    ssize_t n;
+
+    while ((n = in->next(in->ctx, &data)) > 0) {
+        total += (uint64_t)n;
+        if (max && total > max)
+            return sm_error_set(err, EBADMSG, "%s goes on for more than %llu MiB behind its end", what,
+                                (unsigned long long)(max / MIB));
+    }
+    return n < 0 ? sm_error_sys(err, (int)-n, "cannot read %s", what) : 0;
+}
+
 int unpack_decompress(const struct unpack_source *in, const struct unpack_sink *out, struct sm_error *err)
 {
     CLEANUP(archive_freep) struct archive *a = archive_read_new();
@@ -82,12 +98,7 @@ int unpack_decompress(const struct unpack_source *in, const struct unpack_sink *
     }
     if (r != ARCHIVE_EOF)
         return corrupt(err, a, layer, "'s compressed data are corrupt");
-    for (;;) { /* behind the compressed stream */
-        ssize_t n = in->next(in->ctx, &data);
-
-        if (n <= 0)
-            return n < 0 ? sm_error_sys(err, (int)-n, "cannot read the layer") : 0;
-    }
+    return drain(in, 0, layer, err);
 }
 
 /* A tar being read. `what`: it, in a sentence. */
@@ -249,7 +260,6 @@ static int read_tar(const struct unpack_source *in, const struct unpack_tar_sink
     CLEANUP(archive_freep) struct archive *a = archive_read_new();
     struct unpack_source source = *in;
     struct tar t = {a, what, sink};
-    const void *data;
     locale_t c_locale = newlocale(LC_ALL_MASK, "C", NULL), before;
     int r;
 
@@ -268,14 +278,8 @@ static int read_tar(const struct unpack_source *in, const struct unpack_tar_sink
         r = read_entries(&t, err);
     uselocale(before);
     freelocale(c_locale);
-    while (r >= 0) { /* behind the end mark */
-        ssize_t n = in->next(in->ctx, &data);
-
-        if (n < 0)
-            r = sm_error_sys(err, (int)-n, "cannot read %s", what);
-        if (n <= 0)
-            break;
-    }
+    if (r >= 0)
+        r = drain(in, filters ? OCI_ARCHIVE_MAX_TRAILER : 0, what, err);
     return r;
 }
 

@@ -200,6 +200,33 @@ static void test_cut(void **state)
     members_done(&a);
 }
 
+/* Zeros without end behind an archive: given up at some point. Some are padding. */
+static void test_trailer(void **state)
+{
+    struct members a = {.n = 0};
+    struct image_parts img = add_oci_image(&a, two_layers, NULL);
+    struct store_fixture *f = *state;
+    struct oci_loaded l;
+    struct sm_error err;
+    struct buf tar;
+    int fd;
+
+    add_layout_named(&a, &img, "x:1", NULL);
+    tar = members_tar(&a, "");
+    fd = memory_file(tar.data, tar.len);
+    assert_int_equal(ftruncate(fd, (off_t)(tar.len + OCI_ARCHIVE_MAX_TRAILER + MIB)), 0);
+    assert_int_equal(oci_load(&l, f->s, fd, &plain, &err), -EBADMSG);
+    assert_non_null(strstr(err.text, "goes on for more than 64 MiB behind its end"));
+    assert_nothing_there(f);
+    assert_int_equal(ftruncate(fd, (off_t)(tar.len + MIB)), 0);
+    assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+    assert_int_equal(oci_load(&l, f->s, fd, &plain, &err), 0);
+    oci_loaded_done(&l);
+    close(fd);
+    buf_done(&tar);
+    members_done(&a);
+}
+
 static void test_no_archive(void **state)
 {
     static const struct {
@@ -325,7 +352,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, store_fixture_setup, store_fixture_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_damaged),    TEST(test_docker_damaged), TEST(test_cut),
+        TEST(test_damaged),    TEST(test_docker_damaged), TEST(test_cut),     TEST(test_trailer),
         TEST(test_no_archive), TEST(test_hostile_layer),  TEST(test_stopped),
     };
 
