@@ -96,8 +96,10 @@ struct hv {
     void (*vcpu_unkick)(struct hv_vcpu *vcpu);
     /*
      * Save or load, by the stream's direction: what belongs to the VM (interrupt controllers, clock), and a vCPU. Every
-     * vCPU is stopped. Saving: the vCPUs first, so that none has seen a later time than the VM's clock; loading: the VM
-     * first. A vCPU's on its own thread, once it has one. What the host cannot give is an error of the stream.
+     * vCPU is stopped; before saving, its last run has returned HV_EXIT_KICKED, since an access that made it return
+     * before is complete only then. Saving: the vCPUs first, so that none has seen a later time than the VM's clock;
+     * loading: the VM first. A vCPU's on its own thread, once it has one. What the host cannot give is an error of the
+     * stream.
      */
     void (*vm_state)(struct hv_vm *vm, struct snap_stream *s);
     void (*vcpu_state)(struct hv_vcpu *vcpu, struct snap_stream *s);

@@ -8,8 +8,7 @@
  * KVM; saving does the first two steps, loading the last two. So the order of the fields is one thing, and the order of
  * the ioctls, which KVM's own dependencies dictate, is another:
  *
- *   collect: a run that enters no guest (an access that caused the last exit is complete only then), MP state (asking
- *   for it takes a pending INIT or SIPI), registers, the LAPIC, MSRs, and events at last.
+ *   collect: MP state (asking for it takes a pending INIT or SIPI), registers, the LAPIC, MSRs, and events at last.
  *   apply: CPUID (what follows is checked against it), TSC frequency, special registers (APIC base, CR4), registers,
  *   XCRs, XSAVE, debug registers, the LAPIC (its timer's mode), TSC offset, MSRs with the TSC deadline at the end (it
  *   arms a timer by all of these), MP state, events.
@@ -31,7 +30,6 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <x86intrin.h>
 
 #include "arch/x86_cpuid.h"
@@ -103,16 +101,15 @@ const unsigned long kvm_arch_state_requests[] = {
     KVM_GET_CLOCK,
     KVM_SET_CLOCK,
     KVM_CHECK_EXTENSION,
-    KVM_RUN,
     0,
 };
 
-/* One ioctl of a vCPU; a failure goes to the stream. >= 0, or -1. */
+/* One ioctl of a vCPU; a failure goes to the stream, and none is made after it. >= 0, or negative. */
 static int call(struct hv_vcpu *vcpu, struct snap_stream *s, unsigned long request, void *arg, const char *what)
 {
-    int r = kvm_ioctl(vcpu->fd, request, arg);
+    int r = snap_ok(s) ? kvm_ioctl(vcpu->fd, request, arg) : -1;
 
-    if (r >= 0)
+    if (r >= 0 || !snap_ok(s))
         return r;
     if (s->loading)
         snap_fail(s, -r, "vCPU %u: KVM refuses the snapshot's %s: %s", vcpu->index, what, strerror(-r));
@@ -251,23 +248,6 @@ static void apply_msrs(struct hv_vcpu *vcpu, struct snap_stream *s, const struct
 
 /* --- one vCPU: from KVM, to KVM --- */
 
-/*
- * An access that made KVM_RUN return is carried out (a read's value loaded, the instruction stepped over) only by the
- * next KVM_RUN: one that is told to leave at once.
- */
-static void finish_access(struct hv_vcpu *vcpu, struct snap_stream *s)
-{
-    uint8_t before = vcpu->run->immediate_exit;
-
-    vcpu->run->immediate_exit = 1;
-    int r = ioctl(vcpu->fd, KVM_RUN, NULL);
-    vcpu->run->immediate_exit = before;
-    if (r >= 0)
-        snap_fail(s, EBUSY, "vCPU %u: it is in the middle of an access to a device; try again", vcpu->index);
-    else if (errno != EINTR && errno != EAGAIN)
-        snap_fail(s, errno, "vCPU %u: KVM_RUN failed: %s", vcpu->index, strerror(errno));
-}
-
 static uint32_t xsave_size(const struct hv_vm *vm)
 {
     int n = kvm_ioctl(vm->fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_XSAVE2);
@@ -279,7 +259,6 @@ static void collect(struct hv_vcpu *vcpu, struct snap_stream *s, struct vcpu_sta
 {
     uint32_t xsave = xsave_size(vcpu->vm);
 
-    finish_access(vcpu, s);
     if (xsave > XSAVE_MAX_BYTES)
         snap_fail(s, ENOTSUP, "vCPU %u: its extended registers take %u bytes, more than can be saved", vcpu->index,
                   xsave);

@@ -39,7 +39,7 @@ struct fake_kvm {
     int error;
     uint32_t msr_absent, msr_fixed; /* not there; there, but it can't be written */
     uint32_t n_listed;
-    bool no_offset, no_host_tsc, can_scale, another_exit;
+    bool no_offset, no_host_tsc, can_scale;
     int tsc_khz;
     uint32_t set_khz;
     uint64_t host_tsc;
