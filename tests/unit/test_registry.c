@@ -448,7 +448,9 @@ static void test_redirects(void **state)
 
     to = (struct to){server_port(server), "301 Go", NULL, "/again"};
     r = fixture_open(server, &o);
+    n = server_requests(server, &q);
     expect_failure(r, ELOOP, "redirects more than 5 times");
+    assert_int_equal(server_requests(server, &q) - n, 1 + 1 + 5); /* without and with login, then those redirected to */
     registry_free(r);
 
     /* From loopback to where bytes leave the machine: not without TLS. */

@@ -30,12 +30,17 @@ struct tokens {
     const char *token_body;   /* with token_status */
     const char *extra;        /* of the challenge */
     bool no_scope;
+    unsigned elsewhere; /* port that /token is redirected to; 0: not */
 };
 
 static bool give_token(struct tokens *t, const struct server_request *q)
 {
     char body[256];
 
+    if (t->elsewhere) {
+        snprintf(body, sizeof(body), "Location: http://127.0.0.1:%u/token\r\n", t->elsewhere);
+        return server_reply(q, "307 Go", body, NULL, 0);
+    }
     if (t->token_status)
         return server_reply(q, t->token_status, NULL, t->token_body, strlen(t->token_body));
     snprintf(body, sizeof(body), "{\"token\":\"T%u\",\"expires_in\":300}", ++t->given);
@@ -112,6 +117,46 @@ static void test_token(void **state)
     assert_string_equal(q[n - 2].authorization, BASIC);
     registry_free(r);
     server_stop(server);
+}
+
+/* What is secret must not be said, whatever a server says. */
+static void expect_refusal(struct registry *r, int code, const char *text)
+{
+    struct sm_error err = SM_ERROR_INIT;
+    char media[REGISTRY_MEDIA_SIZE];
+    struct digest d;
+    size_t len;
+    void *data;
+
+    assert_int_equal(registry_manifest(r, "t", NULL, &data, &len, &d, media, &err), -code);
+    assert_null(strstr(err.text, "s3cret"));
+    assert_null(strstr(err.text, "dXNlcjpzM2NyZXQ="));
+    assert_null(strstr(err.text, "T1"));
+    if (!strstr(err.text, text))
+        fail_msg("\"%s\" is not in: %s", text, err.text);
+}
+
+/* Credentials are for the token server that the registry named, and not for whom that one sends us to. */
+static void test_token_server_redirects(void **state)
+{
+    struct tokens t = {.good = 1}, other = {0};
+    struct http_server *server = server_start(token_registry, &t), *second = server_start(token_registry, &other);
+    struct registry *r = open_with_login(state, server, USER_PASS);
+    const struct server_request *q;
+
+    t.port = server_port(server);
+    t.elsewhere = server_port(second);
+    expect_manifest(r);
+    assert_int_equal(server_requests(second, &q), 1);
+    assert_string_equal(q[0].authorization, "");
+    registry_free(r);
+
+    r = open_with_login(state, server, "\"identitytoken\":\"s3cret\"");
+    expect_refusal(r, EPROTO, "must not be followed");
+    assert_int_equal(server_requests(second, &q), 1);
+    registry_free(r);
+    server_stop(server);
+    server_stop(second);
 }
 
 static void test_identity_token(void **state)
@@ -193,23 +238,6 @@ static void test_parallel_blobs_share_a_token(void **state)
     }
     registry_free(r);
     server_stop(server);
-}
-
-/* What is secret must not be said, whatever a server says. */
-static void expect_refusal(struct registry *r, int code, const char *text)
-{
-    struct sm_error err = SM_ERROR_INIT;
-    char media[REGISTRY_MEDIA_SIZE];
-    struct digest d;
-    size_t len;
-    void *data;
-
-    assert_int_equal(registry_manifest(r, "t", NULL, &data, &len, &d, media, &err), -code);
-    assert_null(strstr(err.text, "s3cret"));
-    assert_null(strstr(err.text, "dXNlcjpzM2NyZXQ="));
-    assert_null(strstr(err.text, "T1"));
-    if (!strstr(err.text, text))
-        fail_msg("\"%s\" is not in: %s", text, err.text);
 }
 
 static void test_token_is_not_accepted(void **state)
@@ -313,6 +341,7 @@ int main(void)
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, registry_fixture_setup, registry_fixture_teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_token),
+        TEST(test_token_server_redirects),
         TEST(test_identity_token),
         TEST(test_token_runs_out),
         TEST(test_parallel_blobs_share_a_token),
