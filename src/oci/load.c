@@ -14,12 +14,12 @@
  */
 #include "oci/load.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/cleanup.h"
 #include "oci/archive.h"
 #include "oci/archive_images.h"
@@ -259,8 +259,7 @@ static int place(struct loading *l, const struct digest *d, struct sm_error *err
     size_t i;
     int r;
 
-    if (!f)
-        return sm_error_set(err, ENOENT, "a file of the archive is missing");
+    assert(f); /* it was looked up before */
     i = (size_t)(f - l->spool.files.files);
     if (l->placed[i])
         return 0;
