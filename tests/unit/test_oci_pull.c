@@ -23,6 +23,7 @@
 #include "oci/names.h"
 #include "oci/pull.h"
 #include "oci/ref.h"
+#include "oci/store.h"
 #include "oci_fixture.h"
 
 #define INDEX_TYPE    "application/vnd.oci.image.index.v1+json"
@@ -691,6 +692,47 @@ static void test_two_processes(void **state)
     }
 }
 
+/* Another process has the blob alone, for an export perhaps, and dies: this one waits, may be stopped, and takes over.
+ */
+static void test_busy_blob(void **state)
+{
+    struct object layer = add_layer('a', SIZE), image = add_image(&layer, 1);
+    struct stopper s = {.at = OCI_EVENT_WAITING, .act = say_stop};
+    struct oci_events events = {on_event, &s};
+    int to_child[2], to_us[2], status;
+    struct sm_error err;
+    pid_t pid;
+    char c;
+
+    fake_registry_tag("one", &image.digest);
+    assert_int_equal(pipe(to_child), 0);
+    assert_int_equal(pipe(to_us), 0);
+    pid = fork();
+    if (!pid) {
+        gate_to = to_us[1];
+        gate_from = to_child[0];
+        if (store_try_lock(store, STORE_BLOB, &layer.digest, NULL) < 0)
+            _exit(1);
+        _exit(say_and_wait());
+    }
+    assert_int_equal(read(to_us[0], &c, 1), 1);
+    assert_int_equal(try_pull(NAME, &events, NULL, &err), -ECANCELED);
+    assert_int_equal(s.seen[OCI_EVENT_WAITING], 1);
+    assert_int_equal(fake_registry.fetches, 0);
+    gate_to = to_child[1];
+    s = (struct stopper){.at = OCI_EVENT_WAITING, .act = let_go};
+    if (try_pull(NAME, &events, NULL, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_true(s.seen[OCI_EVENT_WAITING] > 0);
+    assert_int_equal(fake_registry.bytes, layer.len);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    for (int i = 0; i < 2; i++) {
+        close(to_child[i]);
+        close(to_us[i]);
+    }
+}
+
 static void test_refused(void **state)
 {
     struct object layer = add_layer('a', 1000), items[3], image;
@@ -788,6 +830,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_events, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_two_processes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_busy_blob, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_blob, set_up, tear_down),
     };
