@@ -32,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -121,7 +122,7 @@ static int open_library(struct http *h, struct sm_error *err)
                             info->version);
     if (!(info->features & CURL_VERSION_SSL))
         return sm_error_set(err, ENOSYS, "this system's libcurl was built without TLS: install another one");
-    h->system_ca = info->cainfo;
+    h->system_ca = info->cainfo && access(info->cainfo, R_OK) == 0 ? info->cainfo : NULL;
     return 0;
 }
 
@@ -262,7 +263,10 @@ static bool peer_failed(struct http_transfer *t)
         hint = "tell who runs it";
     } else if (verify == 2 || (verify >= 18 && verify <= 21) || says(t, "issuer") || says(t, "self")) {
         why = "its certificate is signed by nobody this system trusts";
-        hint = "if you trust it, give the CA's certificate with --ca-file";
+        hint = h->system_ca
+                   ? "if you trust it, give the CA's certificate with --ca-file"
+                   : "this system has no CA certificates: install them (ca-certificates), or give the one that "
+                     "it needs with --ca-file";
     } else {
         sm_error_set(&t->err, EPROTO,
                      "%s: its TLS certificate cannot be verified (%s): if you trust it, give the CA's "
@@ -541,6 +545,8 @@ static bool set_tls(struct http_transfer *t, const struct http_tls *tls)
         struct curl_blob blob = {.data = tls->ca_pem, .len = tls->ca_len, .flags = CURL_BLOB_NOCOPY};
 
         SET(CURLOPT_CAINFO_BLOB, &blob);
+    } else if (!h->system_ca) {
+        SET(CURLOPT_CAINFO, (char *)NULL); /* a file that is not there would fail even where nobody speaks TLS */
     }
     if (tls && tls->cert_file) {
         SET(CURLOPT_SSLCERT, tls->cert_file);

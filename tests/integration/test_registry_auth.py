@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from conftest import needs_program, needs_root
 from doubles import BlobStore, ForwardProxy, Front, Response, TokenServer, cut, errors, server_context, status
 from registry import PASSWORD, USER, Registry, SigningTokenServer, auth, push_image
 
@@ -310,6 +311,15 @@ def test_tls_and_http2(tls_registry, pushed, client, trusted):
 
 def test_certificate_of_an_unknown_authority(tls_registry, pushed, client):
     client.refused(["pull", pushed.at(tls_registry)], tls_registry.host, "certificate", "--ca-file")
+
+
+def test_system_without_ca_certificates(registry, tls_registry, pushed, client, trusted):
+    """Nobody is trusted then but who is named; and where no TLS is spoken none are needed."""
+    needs_root()
+    bare = [needs_program("unshare"), "-m", "sh", "-c", 'mount -t tmpfs tmpfs /etc/ssl/certs && exec "$@"', "sh"]
+    client.refused(["pull", pushed.at(tls_registry)], "ca-certificates", "--ca-file", prefix=bare)
+    client.ok("pull", pushed.at(registry), prefix=bare)
+    client.ok("pull", *trusted, pushed.at(tls_registry), prefix=bare)
 
 
 def tls_front(double, registry, authority, name, **kwargs):
