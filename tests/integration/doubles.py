@@ -86,11 +86,17 @@ class Hold:
         self.after = after
         self.arrived = threading.Event()
         self.released = threading.Event()
+        self.dropped = False
 
     def reached(self):
         assert self.arrived.wait(DEADLINE), "nothing came to be held"
 
     def release(self):
+        self.released.set()
+
+    def drop(self):
+        """The connection is cut instead."""
+        self.dropped = True
         self.released.set()
 
 
@@ -138,6 +144,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 piece = piece[before:]
                 response.held.arrived.set()
                 response.held.released.wait(DEADLINE)
+                if response.held.dropped:
+                    self.reset()
+                    return
                 response.held = None
             if left is not None:
                 piece = piece[:left]

@@ -80,8 +80,8 @@ def test_not_a_registry(double, client):
     client.refused(["pull", f"{lying.host}/app"], lying.host, "web page")
 
 
-@pytest.mark.parametrize("reference", ["host/UPPER/case", "a//b", "host:99999999/x", "x:", "x@sha256:12", "-x", "", "a b",
-                                       "x" * 5000, "[::1/x", "x@md5:d41d8cd98f00b204e9800998ecf8427e"],
+@pytest.mark.parametrize("reference", ["host/UPPER/case", "a//b", "host:99999999/x", "x:", "x@sha256:12", "-x", "",
+                                       "a b", "x" * 5000, "[::1/x", "x@md5:d41d8cd98f00b204e9800998ecf8427e"],
                          ids=range(11))
 def test_references_that_are_none(client, reference):
     client.refused(["pull", "--", reference], "(?i)reference|name|repository|port|tag|digest")
