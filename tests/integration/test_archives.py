@@ -358,3 +358,18 @@ def test_memory_of_a_large_layer(tmp_path, store):
                           capture_output=True, text=True, timeout=TIMEOUT, env=environment(store))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) < 64 << 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("size, word", [("500k", "cannot keep the archive's file"), ("2500k", "cannot write the layer")])
+def test_disk_full(size, word, tmp_path, busybox):
+    copy(busybox, f"docker-archive:{tmp_path}/image.tar:host.io/bb:1.0")
+    (tmp_path / "small").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", tmp_path / "small"], check=True)
+    try:
+        text = sentence(command(tmp_path / "small/store", "load", "--quiet", "-i", tmp_path / "image.tar", check=False))
+        assert word in text and "No space left on device" in text
+        assert nothing_in(tmp_path / "small/store")
+        assert not any((tmp_path / "small/store/layers").iterdir())
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "small"], check=True)
