@@ -13,7 +13,7 @@ import tarfile
 
 import pytest
 
-from conftest import CLI, IMAGES, environment, image
+from conftest import CLI, environment, image
 
 TIMEOUT = 120
 LAYER = "application/vnd.oci.image.layer.v1.tar"
