@@ -9,6 +9,7 @@
 #include "lib/store.h"
 #include "lib/timestamp.h"
 #include "oci/blobs.h"
+#include "oci/gc.h"
 #include "oci/json.h"
 #include "oci/limits.h"
 #include "oci/text.h"
@@ -83,6 +84,26 @@ void image_docs_done(struct image_docs *d)
     config_doc_done(&d->config_doc);
     json_free(d->config);
     *d = (struct image_docs){.config = NULL};
+}
+
+int found_image_get(struct found_image *f, struct oci_store *s, const char *typed, const char *platform,
+                    struct sm_error *err)
+{
+    CLEANUP_FD int lock = gc_enter(s, err);
+    int r;
+
+    if (lock < 0)
+        return lock;
+    r = names_find(s, typed, &f->list, &f->n, NULL, err);
+    if (r >= 0)
+        r = record_choose(&f->record, f->list, f->n, platform, typed, err);
+    return r < 0 ? r : image_docs_read(&f->docs, s, &f->record->manifest, err);
+}
+
+void found_image_done(struct found_image *f)
+{
+    name_records_free(f->list, f->n);
+    image_docs_done(&f->docs);
 }
 
 uint64_t image_docs_size(const struct image_docs *d)

@@ -1,5 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Records of the store as the public interface shows them: see store.h. */
+/*
+ * Records of the store as the public interface shows them: see store.h.
+ *
+ * Theory of operation
+ *
+ * What: a name_record (oci/names.h) becomes a public record: its canonical name as users write it, split at the tag;
+ * what the image's documents tell (when it was built, how large it is) beside it. Documents that are not there, or not
+ * right, leave that unknown: a list must not fail because one image is damaged, fsck is for that.
+ *
+ * Ownership: a public record lies in a struct with everything that its pointers point at; a list is freed as a whole.
+ */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>

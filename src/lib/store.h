@@ -61,6 +61,19 @@ struct image_docs {
 int image_docs_read(struct image_docs *ret, struct oci_store *s, const struct digest *manifest, struct sm_error *err);
 void image_docs_done(struct image_docs *d); /* takes a zeroed one */
 
+/* An image of the store, found by what a user typed; the record is one of the list. Begins zeroed. */
+struct found_image {
+    struct name_record *list;
+    size_t n;
+    const struct name_record *record;
+    struct image_docs docs;
+};
+
+/* On failure, too, it is the caller's to free. */
+int found_image_get(struct found_image *f, struct oci_store *s, const char *typed, const char *platform,
+                    struct sm_error *err);
+void found_image_done(struct found_image *f);
+
 /* Bytes of it all as a registry keeps it. */
 uint64_t image_docs_size(const struct image_docs *d);
 
