@@ -15,6 +15,7 @@ below: status, cut, hold and so on.
 import base64
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import http.client
 import http.server
@@ -26,6 +27,7 @@ import socket
 import socketserver
 import ssl
 import struct
+import termios
 import threading
 import time
 import urllib.parse
@@ -161,8 +163,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         request.sent += len(piece)
 
     def reset(self):
-        """What a cut looks like: the peer gets RST, not an orderly end (socket(7), SO_LINGER)."""
+        """What a cut looks like: the peer gets RST, not an orderly end (socket(7), SO_LINGER). Not before it has what was
+        sent (tcp(7), SIOCOUTQ), as RST throws away what waits here."""
         self.wfile.flush()
+        deadline = time.monotonic() + 2
+        while struct.unpack("i", fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4)))[0]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True
