@@ -5,7 +5,8 @@
 
 #include <stdbool.h>
 
-/* From here to interrupt_end() the first SIGINT is only remembered. Where it is ignored it stays so. */
+/* From here to interrupt_end() the first SIGINT is only remembered, for some seconds. Where it is ignored it stays so.
+ */
 void interrupt_begin(void);
 void interrupt_end(void);
 

@@ -1,5 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Option tables: see options.h. */
+/*
+ * Option tables: see options.h.
+ *
+ * Theory of operation
+ *
+ * What: a table becomes getopt_long's own tables, built anew for each call; what getopt finds goes through one function
+ * for each kind of value into the place that the table names. What is wrong becomes one sentence, which names the
+ * option as it was typed and what it takes.
+ *
+ * Limits: MAX_OPTIONS in a table. getopt's state is the process': one thread, one parse at a time.
+ */
 #include "cli/options.h"
 
 #include <errno.h>

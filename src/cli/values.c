@@ -1,5 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Values as people write them: see values.h. */
+/*
+ * Values as people write them: see values.h.
+ *
+ * Theory of operation
+ *
+ * What: two grammars, NUMBER[UNIT] for bytes and (NUMBER[.FRACTION]UNIT)+ for times; each is read once, in the finest
+ * unit and 64 bits, and then brought to what the caller wants. No space, no sign, nothing behind the end. What does not
+ * fit is told apart (-ERANGE) from what is not understood (-EINVAL).
+ */
 #include "cli/values.h"
 
 #include <ctype.h>

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs of the image store, without a registry: images come from archives and go back to them."""
+import fcntl
 import gzip
 import hashlib
 import io
@@ -14,7 +15,7 @@ import termios
 
 import pytest
 
-from conftest import CLI, ROOT, environment, needs_program, refused
+from conftest import CLI, ROOT, environment, eventually, needs_program, refused
 
 sys.path.insert(0, str(ROOT / "tests/images"))
 import oci  # noqa: E402
@@ -438,7 +439,29 @@ def test_run_of_an_image_of_the_store_gets_as_far_as_the_machine(cli, two, store
     assert all(image["used"] for image in cli.json("images"))
 
 
-# ---- progress ----
+# ---- Ctrl-C, progress ----
+
+def test_interrupted_while_another_process_has_the_store(two, layout, store, tmp_path):
+    """No event comes meanwhile: it does not wait for ever to be asked."""
+    path, _ = layout("image", BASE)
+    (tmp_path / "image.tar").write_bytes(archive(path))
+    with open(store / "locks/gc", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen([CLI, "load", "-i", tmp_path / "image.tar"], env=environment(store))
+        eventually(lambda: str(store / "locks/gc") in opened(process.pid), "it tries to take the lock")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT
+
+
+def opened(pid):
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:
+            pass  # closed since
+    return found
+
 
 def test_progress_of_a_load_is_wiped(layout, store, tmp_path):
     path, _ = layout("image", BASE)
