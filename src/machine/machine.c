@@ -18,6 +18,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -243,6 +244,7 @@ int machine_new(struct machine **ret, const struct machine_config *config, struc
         return sm_error_sys(err, ENOMEM, "no memory for a machine");
     m->config = *config;
     m->serial_irq = m->lifecycle_irq = -1;
+    m->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     m->wake.fd = -1;
     events_init(&m->events);
     vcpu_group_init(&m->group);
@@ -393,6 +395,7 @@ void machine_free(struct machine *m)
     }
     m->config.hv->vm_free(m->vm);
     ram_done(&m->ram);
+    close_fd(&m->pagemap_fd);
     close_fd(&m->group.wake_fd);
     vcpu_group_done(&m->group);
     events_done(&m->events);

@@ -33,7 +33,9 @@ struct machine {
     int lifecycle_irq;
     struct slot slot[LAYOUT_VIRTIO_SLOTS];
     unsigned n_slots;
-    bool ended;                 /* config.ops->ended was called */
+    bool ended;     /* config.ops->ended was called */
+    int pagemap_fd; /* /proc/self/pagemap, which cannot be opened once the process is shut in; -1: not to be had */
+    bool restored;
     struct loop_timer patience; /* with a restored guest that does not say that it is renewed */
 };
 

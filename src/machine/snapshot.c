@@ -6,8 +6,11 @@
  *
  * Saving, in this order: vCPUs come to rest (coord.c), so nothing of the guest runs; devices are paused, so nothing of
  * ours writes its memory; each vCPU saves itself on its own thread, then the hypervisor's VM (whose clock none of them
- * has then seen later than it is saved), then the devices; state goes to its file; memory is read in place and written.
- * Going on is the same list from the end.
+ * has then seen later than it is saved), then the devices; memory is read in place and written. Going on is the same
+ * list from the end. State waits in its stream until then: writing it, durably, needs no machine that stands still.
+ *
+ * Pages that were never touched are not looked at, where the kernel's page tables can be read; a restored machine's are
+ * in its file even if it never touched them, so all of its memory is read.
  *
  * Restoring: memory is mapped over the machine's (private, copy on write: nothing is read), then the VM, the vCPUs, the
  * devices, in machine_new()'s machine; then lines and doorbells are bound, the guest is told that it is a clone, and
@@ -20,10 +23,12 @@
  * for machine_free() only.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "base/io.h"
 #include "machine/coord.h"
@@ -91,26 +96,34 @@ static int save_vcpu(struct vcpu *v, void *ctx, struct sm_error *err)
     return snap_done(s, err);
 }
 
-static int save_stopped(struct machine *m, int state_fd, int memory_fd, struct machine_saved *ret, struct sm_error *err)
+static int save_state(struct machine *m, struct snap_stream *s, struct sm_error *err)
 {
-    const struct snap_memory memory = memory_of(m);
-    struct snap_memory_stats stats;
-    struct snap_stream s;
     int r;
 
-    snap_stream_init(&s);
-    shape_state(m, &s);
-    r = coord_each(m->vcpu, m->n_vcpus, save_vcpu, &s, err);
-    if (r >= 0) {
-        m->config.hv->vm_state(m->vm, &s);
-        device_state(m, &s);
-        r = snap_done(&s, err);
+    shape_state(m, s);
+    r = coord_each(m->vcpu, m->n_vcpus, save_vcpu, s, err);
+    if (r < 0)
+        return r;
+    m->config.hv->vm_state(m->vm, s);
+    device_state(m, s);
+    return snap_done(s, err);
+}
+
+static int save_memory(struct machine *m, int fd, struct machine_saved *ret, struct sm_error *err)
+{
+    const struct snap_memory memory = memory_of(m);
+    CLEANUP_FREE uint64_t *touched = NULL;
+    struct snap_memory_stats stats;
+    int r = 0;
+
+    if (m->pagemap_fd >= 0 && !m->restored) {
+        touched = calloc(SNAP_BITMAP_WORDS(snap_memory_pages(&memory)), sizeof(*touched));
+        if (!touched)
+            return sm_error_sys(err, ENOMEM, "no memory for a list of pages");
+        r = snap_memory_scan(&memory, m->pagemap_fd, SNAP_SCAN_TOUCHED, touched, err);
     }
     if (r >= 0)
-        r = snap_file_write(&s, state_fd, err);
-    if (r >= 0)
-        r = snap_memory_save(&memory, NULL, memory_fd, &stats, err);
-    snap_stream_clear(&s);
+        r = snap_memory_save(&memory, touched, fd, &stats, err);
     if (r < 0)
         return r;
     ret->data_pages = stats.data_pages;
@@ -123,19 +136,28 @@ int machine_save(struct machine *m, int state_fd, int memory_fd, bool stay, stru
 {
     struct machine_saved saved = {0};
     uint64_t start = io_now_ns();
+    struct snap_stream s;
     int r = coord_pause(m->vcpu, m->n_vcpus);
 
     if (r < 0)
         return sm_error_set(err, -r, "the machine has ended and can't be saved");
+    snap_stream_init(&s);
     pause_devices(m);
-    r = save_stopped(m, state_fd, memory_fd, &saved, err);
+    r = save_state(m, &s, err);
+    if (r >= 0)
+        r = save_memory(m, memory_fd, &saved, err);
+    if (r >= 0 && stay)
+        r = snap_file_write(&s, state_fd, err);
+    saved.pause_ns = io_now_ns() - start;
     if (r < 0 || !stay) {
         resume_devices(m);
         coord_resume(m->vcpu, m->n_vcpus);
     }
+    if (r >= 0 && !stay)
+        r = snap_file_write(&s, state_fd, err);
+    snap_stream_clear(&s);
     if (r < 0)
         return sm_error_wrap(err, "saving the machine");
-    saved.pause_ns = io_now_ns() - start;
     *ret = saved;
     return 0;
 }
@@ -176,6 +198,10 @@ static int tell_clone(struct machine *m, const uint8_t generation[MACHINE_GENERA
         return sm_error_sys(err, errno, "cannot get entropy for a clone");
     lifecycle_restored(m->lifecycle, generation, seed);
     explicit_bzero(seed, sizeof(seed));
+    /* Its line's eventfd is served when the kernel comes to it; this interrupt must be there before the first entry. */
+    int r = m->config.hv->vm_irq(m->vm, LAYOUT_LIFECYCLE_IRQ, err);
+    if (r < 0)
+        return r;
     m->group.hold = m->n_vcpus > 1;
     if (m->group.hold)
         loop_timer_set(m->config.loop, &m->patience, io_now_ns() + RENEW_PATIENCE_NS, on_no_patience, m);
@@ -198,6 +224,7 @@ int machine_restore(struct machine *m, int state_fd, int memory_fd, const uint8_
         r = tell_clone(m, generation, err);
     if (r < 0)
         return sm_error_wrap(err, "restoring the machine");
+    m->restored = true;
     resume_devices(m);
     return 0;
 }

@@ -93,6 +93,11 @@ static int vm_irqfd(struct hv_vm *vm, unsigned irq, int fd, struct sm_error *err
     return call("vm_irqfd", irq, 0, err);
 }
 
+static int vm_irq(struct hv_vm *vm, unsigned irq, struct sm_error *err)
+{
+    return call("vm_irq", irq, 0, err);
+}
+
 static int vm_ioeventfd(struct hv_vm *vm, uint64_t gpa, unsigned len, uint64_t match, int fd, struct sm_error *err)
 {
     return call("vm_ioeventfd", gpa, match, err);
@@ -194,6 +199,7 @@ const struct hv hv_fake = {
     .vm_map = vm_map,
     .vm_irqchip = vm_irqchip,
     .vm_irqfd = vm_irqfd,
+    .vm_irq = vm_irq,
     .vm_ioeventfd = vm_ioeventfd,
     .vm_address_limit = vm_address_limit,
     .vcpu_new = vcpu_new,
