@@ -271,7 +271,8 @@ def skopeo(*args, **kwargs):
 class Client:
     """The command with a store and a home of its own, so that no login or proxy of who runs the tests is used."""
 
-    LEFT_OUT = re.compile(r"(XDG_|DOCKER_|REGISTRY_|SSL_CERT_|CURL_).*|(https?|all|no)_proxy", re.IGNORECASE)
+    LEFT_OUT = re.compile(r"(XDG_|DOCKER_|REGISTRY_|SSL_CERT_|CURL_).*|(https?|all|no)_proxy|SUPERMACHINE_CONFIG",
+                          re.IGNORECASE)
 
     def __init__(self, directory):
         self.home = directory / "home"

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from conftest import needs_program, needs_root
-from doubles import BlobStore, ForwardProxy, Front, Response, TokenServer, cut, errors, server_context, status
+from doubles import (BlobStore, ForwardProxy, Front, Response, TokenServer, cut, errors, server_context, status,
+                     tampered)
 from registry import PASSWORD, USER, Registry, SigningTokenServer, auth, push_image
 
 
@@ -313,6 +314,18 @@ def test_certificate_of_an_unknown_authority(tls_registry, pushed, client):
     client.refused(["pull", pushed.at(tls_registry)], tls_registry.host, "certificate", "--ca-file")
 
 
+@pytest.mark.parametrize("where", ["configuration", ".config/containers", ".config/docker"])
+def test_authority_that_files_name(tls_registry, authority, pushed, client, where):
+    if where == "configuration":
+        client.docker_config({"registries": {tls_registry.host: {"ca_file": str(authority.cert)}}},
+                             ".config/supermachine/registries.json")
+    else:
+        directory = client.home / where / "certs.d" / tls_registry.host
+        directory.mkdir(parents=True)
+        (directory / "ca.crt").write_bytes(authority.cert.read_bytes())
+    client.ok("pull", pushed.at(tls_registry))
+
+
 def test_system_without_ca_certificates(registry, tls_registry, pushed, client, trusted):
     """Nobody is trusted then but who is named; and where no TLS is spoken none are needed."""
     needs_root()
@@ -425,7 +438,7 @@ def test_mirror(registry, double, tmp_path, client):
     assert [request.method for request in mirror.seen] == ["HEAD"]
 
 
-@pytest.mark.parametrize("how", ["lacks it", "is down", "fails", "wants a login"])
+@pytest.mark.parametrize("how", ["lacks it", "is down", "fails", "wants a login", "lies"])
 def test_mirror_that(registry, double, pushed, client, how):
     """Then its registry is asked, without a word."""
     origin, mirror = double(Front, registry.host), double(Front, registry.host)
@@ -433,10 +446,11 @@ def test_mirror_that(registry, double, pushed, client, how):
     if how == "is down":
         mirror.stop()
     else:
-        mirror.rule("", {"lacks it": status(404), "fails": status(503),
-                         "wants a login": lambda *_: Response(401, {"WWW-Authenticate": 'Basic realm="x"'})}[how])
+        mirror.rule("manifests" if how == "lies" else "", {
+            "lacks it": status(404), "fails": status(503), "lies": tampered(3),
+            "wants a login": lambda *_: Response(401, {"WWW-Authenticate": 'Basic realm="x"'})}[how])
     client.ok("pull", pushed.at(origin))
-    assert origin.asked("GET .*blobs")
+    assert origin.asked("manifests")
 
 
 def test_login_is_not_for_the_mirror(registry, double, tokens, pushed, client):
