@@ -32,7 +32,7 @@ struct fake_hv {
     int run_error;             /* what vcpu_run returns behind the script, instead of waiting */
     struct fake_call call[128];
     unsigned n_calls;
-    unsigned alive; /* VMs and vCPUs not yet freed */
+    unsigned alive;                              /* VMs and vCPUs not yet freed */
     uint32_t vm_value, vcpu_value[HV_MAX_VCPUS]; /* their whole state */
     uint64_t limit;
 };

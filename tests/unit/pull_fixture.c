@@ -18,7 +18,6 @@
 
 #include <cmocka.h>
 
-
 char *pull_dir;
 struct oci_store *pull_store;
 
