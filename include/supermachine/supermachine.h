@@ -429,6 +429,7 @@ struct sm_fsck_result {
     uint32_t checked;    /* objects looked at */
     uint32_t problems;   /* that were found */
     uint32_t unrepaired; /* of them, those that are still there */
+    uint32_t unproven; /* objects of which only the structure could be checked: what they were made from is not here */
 };
 
 /*

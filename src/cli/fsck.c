@@ -55,12 +55,15 @@ static void print_report(const struct report *report, const struct fsck_options 
     const char *word = r->problems == 1 ? "problem" : "problems";
 
     if (o->json) {
-        printf("{\"checked\":%u,\"problems\":%u,\"unrepaired\":%u,\"found\":[%s]}\n", r->checked, r->problems,
-               r->unrepaired, report->text);
+        printf("{\"checked\":%u,\"problems\":%u,\"unrepaired\":%u,\"unproven\":%u,\"found\":[%s]}\n", r->checked,
+               r->problems, r->unrepaired, r->unproven, report->text);
         return;
     }
     fputs(report->text, stdout);
-    printf("%u objects checked, ", r->checked);
+    printf("%u objects checked", r->checked);
+    if (r->unproven)
+        printf(" (%u by structure only: what they were made from is not in the store)", r->unproven);
+    fputs(", ", stdout);
     if (!r->problems)
         puts("all right.");
     else if (!r->unrepaired)

@@ -31,6 +31,7 @@
 #include "lib/find.h"
 #include "lib/options.h"
 #include "lib/worker.h"
+#include "oci/http.h"
 #include "oci/image.h"
 
 #define DOCTOR_MAX_CHECKS 16
@@ -269,6 +270,21 @@ static void check_store(struct sm_doctor *d)
     oci_store_free(store);
 }
 
+/* Images from elsewhere run without it. */
+static void check_registries(struct sm_doctor *d)
+{
+    const struct http_options options = {0};
+    struct sm_error err = SM_ERROR_INIT;
+    struct http *http;
+
+    if (http_new(&http, &options, &err) < 0) {
+        add(d, "registries", SM_CHECK_NOTE, "%s", err.text);
+        return;
+    }
+    http_free(http);
+    add(d, "registries", SM_CHECK_OK, "images can be fetched from registries: libcurl is there");
+}
+
 /* ---- Sandbox ---- */
 
 /* The number in a file of /proc/sys, or `missing`. */
@@ -341,6 +357,7 @@ int sm_doctor_run(struct sm_doctor **ret, const struct sm_doctor_options *given,
     check_kernel(d);
     check_initramfs(d);
     check_store(d);
+    check_registries(d);
     check_userns(d);
     check_landlock(d);
     check_seccomp(d);

@@ -120,6 +120,7 @@ int sm_store_fsck(struct sm_store *store, const struct sm_fsck_options *given, s
         return r;
     c.result.checked = found.checked;
     c.result.problems = found.problems;
+    c.result.unproven = found.unproven;
     c.result.unrepaired = found.problems - c.removed;
     if (o.repair) {
         c.result.unrepaired -= c.lacking; /* counted anew below */

@@ -32,6 +32,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "oci/disk.h"
 #include "oci/erofs_format.h"
 #include "oci/limits.h"
 
@@ -319,7 +320,7 @@ static int out_flush(struct writer *w, struct sm_error *err)
     int r = io_pwrite_full(w->fd, w->out, w->out_len, w->out_pos);
 
     if (r < 0)
-        return sm_error_sys(err, -r, "cannot write the image's file system");
+        return disk_error(err, -r, "cannot write the image's file system");
     w->out_pos += w->out_len;
     w->out_len = 0;
     return 0;
@@ -481,7 +482,7 @@ static int write_superblock(struct writer *w, const uint8_t uuid[16], struct sm_
     memcpy(sb + EROFS_SB_UUID, uuid, 16);
     put32(sb + EROFS_SB_CHECKSUM, crc32c(sb, EROFS_BLOCK - EROFS_SB_OFFSET));
     r = io_pwrite_full(w->fd, block, sizeof(block), 0);
-    return r < 0 ? sm_error_sys(err, -r, "cannot write the image's file system") : 0;
+    return r < 0 ? disk_error(err, -r, "cannot write the image's file system") : 0;
 }
 
 static int write_all(struct writer *w, const uint8_t uuid[16], struct sm_error *err)

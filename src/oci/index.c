@@ -24,6 +24,7 @@
 #include "base/checked.h"
 #include "base/io.h"
 #include "oci/digest.h"
+#include "oci/disk.h"
 #include "oci/limits.h"
 
 #define WRITE_AT   (256 * 1024u) /* flush the buffer from here on */
@@ -95,7 +96,7 @@ static int flush(struct index_writer *w, struct sm_error *err)
         return sm_error_set(err, EFBIG, "the layer's names and attributes take more than 2 GiB, which is the limit");
     r = io_pwrite_full(w->fd, w->buf.data, w->buf.len, INDEX_HEADER_BYTES + w->written);
     if (r < 0)
-        return sm_error_sys(err, -r, "cannot write the layer's index");
+        return disk_error(err, -r, "cannot write the layer's index");
     hasher_add(w->hash, w->buf.data, w->buf.len);
     w->written += w->buf.len;
     w->buf.len = 0;
@@ -161,7 +162,7 @@ int index_finish(struct index_writer *w, uint64_t data_size, struct sm_error *er
     buf_reserve(&h, INDEX_HEADER_BYTES - h.len);
     r = h.bad ? -ENOMEM : io_pwrite_full(w->fd, h.data, h.len, 0);
     buf_done(&h);
-    return r < 0 ? sm_error_sys(err, -r, "cannot write the layer's index") : 0;
+    return r < 0 ? disk_error(err, -r, "cannot write the layer's index") : 0;
 }
 
 static int damaged(struct sm_error *err, const char *what)

@@ -25,6 +25,7 @@
 
 #include "base/checked.h"
 #include "base/io.h"
+#include "oci/disk.h"
 #include "oci/index.h"
 #include "oci/limits.h"
 
@@ -56,7 +57,7 @@ static int write_run(struct converter *c, size_t from, size_t to, struct sm_erro
 {
     int r = from < to ? io_pwrite_full(c->data_fd, c->buf + from, to - from, c->pos + from) : 0;
 
-    return r < 0 ? sm_error_sys(err, -r, "cannot write the layer's files") : 0;
+    return r < 0 ? disk_error(err, -r, "cannot write the layer's files") : 0;
 }
 
 static int flush(struct converter *c, struct sm_error *err)
@@ -182,7 +183,7 @@ int layer_convert(const struct unpack_source *in, int data_fd, int index_fd, str
         r = flush(c, err);
     size = align_up(c->data_end, OCI_BLOCK);
     if (r >= 0 && ftruncate(data_fd, (off_t)size) < 0)
-        r = sm_error_sys(err, errno, "cannot write the layer's files");
+        r = disk_error(err, errno, "cannot write the layer's files");
     if (r >= 0)
         r = index_finish(c->index, size, err);
     index_writer_free(c->index);

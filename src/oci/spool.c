@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "oci/blobs.h"
+#include "oci/disk.h"
 #include "oci/limits.h"
 #include "oci/text.h"
 
@@ -79,8 +80,8 @@ static int on_data(void *ctx, const void *data, size_t len, struct sm_error *err
     s->head_len += more;
     hasher_add(s->hash, data, len);
     r = io_write_full(s->fd, data, len);
-    return r < 0 ? sm_error_sys(err, -r, "cannot keep the archive's file \"%s\" in the image store",
-                                text_shown(shown, s->name))
+    return r < 0 ? disk_error(err, -r, "cannot keep the archive's file \"%s\" in the image store",
+                              text_shown(shown, s->name))
                  : 0;
 }
 

@@ -368,7 +368,7 @@ def test_disk_full(size, word, tmp_path, busybox):
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", tmp_path / "small"], check=True)
     try:
         text = sentence(command(tmp_path / "small/store", "load", "--quiet", "-i", tmp_path / "image.tar", check=False))
-        assert word in text and "No space left on device" in text
+        assert word in text and "No space left on device" in text and "supermachine prune" in text
         assert nothing_in(tmp_path / "small/store")
         assert not any((tmp_path / "small/store/layers").iterdir())
     finally:

@@ -69,7 +69,7 @@ def test_doctor_tells_in_sentences_and_json(sm):
     told = sm("doctor", "--json")
     report = json.loads(told.stdout)
     checks = {check["name"]: check for check in report["checks"]}
-    assert {"host", "kvm", "self-test", "worker", "kernel", "agent", "store", "user-namespaces", "landlock",
+    assert {"host", "kvm", "self-test", "worker", "kernel", "agent", "store", "registries", "user-namespaces", "landlock",
             "seccomp"} <= checks.keys()
     assert all(check["status"] in ("ok", "note", "failed") and check["text"] for check in checks.values())
     assert report["usable"] == all(check["status"] != "failed" for check in checks.values())
