@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import time
 
@@ -29,6 +30,9 @@ GONE_TIMEOUT = 10  # seconds in which a worker must have gone after its owner
 
 
 def pytest_configure(config):
+    # A run in the background of a shell script comes with SIGINT ignored, and programs hand that on: Ctrl-C would do
+    # nothing to the programs under test. A signal that is caught here is at its default in them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "kvm: starts machines: needs a KVM that runs Linux")
     config.pluginmanager.import_plugin("registry")  # its fixtures are for all files here
 

@@ -135,6 +135,7 @@ struct digest image_put(struct oci_store *s, const char *name, const char *const
     struct sm_error err = SM_ERROR_INIT;
     struct oci_image *img;
 
+    assert_true(lock_fd >= 0);
     if (image_open_stored(&img, s, &d, NULL, NULL, &err) < 0)
         fail_msg("%s", err.text);
     oci_image_free(img);

@@ -16,7 +16,7 @@ KERNEL_PACKAGE = "linux-image-cloud-amd64"
 # What the tree is called inside the machine, and what of it travels there. The build's
 # intermediate files stay behind, and so does every directory that holds a file named NO_PAYLOAD.
 TREE_INSIDE = "/supermachine"
-TREE_PARTS = ("build", "tests", "bench", "scripts", "include", "guest", "docs", "Makefile", "meson.build")
+TREE_PARTS = ("build", "tests", "bench", "scripts", "include", "guest", "src", "docs", "Makefile", "meson.build")
 TREE_PRUNED = ("build/testbed", "build/arm64", "build/asan", "build/fuzz", "build/check", ".git", "__pycache__",
                "meson-private", "meson-logs", "meson-info")
 TREE_PRUNED_SUFFIXES = (".p", ".o", ".a")
