@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "oci/limits.h"
+#include "oci/text.h"
 
 static struct json_object *value(struct json *v)
 {
@@ -73,13 +74,33 @@ static size_t count_kept(struct json_object *v) /* as deep as OCI_JSON_MAX_DEPTH
     return n;
 }
 
+/* The library's own check lets overlong forms pass, which would be other bytes when they are written again. */
+static int check_utf8(const char *data, size_t len, struct sm_error *err)
+{
+    const unsigned char *p = (const unsigned char *)data, *end = p + len;
+
+    while (p < end) {
+        size_t n = text_utf8_length(p, (size_t)(end - p));
+
+        if (!n)
+            return sm_error_set(err, EBADMSG, "it is not valid JSON: invalid UTF-8 at byte %zu",
+                                (size_t)(p - (const unsigned char *)data));
+        p += n;
+    }
+    return 0;
+}
+
 static int parse(struct json_object **ret, const char *data, size_t len, struct sm_error *err)
 {
-    struct json_tokener *tok = json_tokener_new_ex(OCI_JSON_MAX_DEPTH);
     struct json_object *v = NULL;
+    struct json_tokener *tok;
     enum json_tokener_error e;
     size_t end;
+    int r = check_utf8(data, len, err);
 
+    if (r < 0)
+        return r;
+    tok = json_tokener_new_ex(OCI_JSON_MAX_DEPTH);
     if (!tok)
         return sm_error_set(err, ENOMEM, "out of memory for JSON");
     json_tokener_set_flags(tok, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);

@@ -44,6 +44,8 @@ static void test_strict(void **state)
         "{\"a\": NaN}",
         "{\"a\": tru}",
         "{\"a\": \"\xff\"}",
+        "{\"a\": \"\xc1\xbc\"}",     /* overlong */
+        "{\"a\": \"\xed\xa0\x80\"}", /* a surrogate */
         "{\"a\" 1}",
         "// x\n{}",
         "{} // x",
