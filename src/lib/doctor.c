@@ -144,7 +144,7 @@ static void no_end(void *ctx)
 
 static int ask_worker(struct loop *loop, const char *path, int kvm, struct sm_error *err)
 {
-    static const struct worker_ops ops = {no_event, no_console, no_end};
+    static const struct worker_ops ops = {.lifecycle = no_event, .console = no_console, .ended = no_end};
     struct control_request req = {.type = CONTROL_CONFIG,
                                   .config = {.memory_mib = CONTROL_MIN_MEMORY_MIB,
                                              .vcpus = 1,

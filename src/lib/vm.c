@@ -73,7 +73,7 @@ static void on_ended(void *ctx)
     vm_fail(vm, &why);
 }
 
-static const struct worker_ops worker_callbacks = {on_lifecycle, on_console, on_ended};
+static const struct worker_ops worker_callbacks = {.lifecycle = on_lifecycle, .console = on_console, .ended = on_ended};
 
 int vm_ended(const struct sm_vm *vm, struct sm_error *err)
 {

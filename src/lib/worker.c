@@ -431,6 +431,10 @@ static void take_report(struct worker *w, size_t len)
 
         control_report_done(&rep);
         w->ops->lifecycle(w->ctx, kind, arg);
+    } else if (rep.type == CONTROL_BAKED) {
+        if (w->ops->baked)
+            w->ops->baked(w->ctx, &rep.baked);
+        control_report_done(&rep);
     } else if (rep.type == CONTROL_EXITED) {
         control_report_done(&w->exited);
         w->exited = rep;

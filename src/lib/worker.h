@@ -15,7 +15,8 @@ struct worker;
 struct worker_ops {
     void (*lifecycle)(void *ctx, uint32_t kind, uint64_t arg);
     void (*console)(void *ctx, const char *data, size_t len);
-    void (*ended)(void *ctx); /* once; worker_error() says why */
+    void (*ended)(void *ctx);                                    /* once; worker_error() says why */
+    void (*baked)(void *ctx, const struct control_baked *baked); /* once, after BAKE; NULL: nobody bakes */
 };
 
 /* Start `path`. The loop, `ops` and `ctx` must outlive the worker. */

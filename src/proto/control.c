@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Control protocol, encode and decode: see control.h for what the frames mean.
+ * Control protocol, requests: encode and decode. See control.h for what the frames mean; reports are in
+ * control_report.c.
  *
  * Theory of operation
  *
@@ -16,52 +17,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
-
-static void put_header(struct buf *out, unsigned type, uint32_t id)
-{
-    buf_u16(out, (uint16_t)type);
-    buf_u16(out, 0);
-    buf_u32(out, id);
-}
-
-/* A string into a fixed array of `size` bytes; sets bad when it does not fit. */
-static void get_chars(struct reader *r, char *dst, size_t size)
-{
-    uint32_t len = reader_u32(r);
-    const char *p = len < size ? reader_bytes(r, len) : NULL;
-
-    if (!p || memchr(p, '\0', len)) {
-        r->bad = true;
-        dst[0] = '\0';
-        return;
-    }
-    memcpy(dst, p, len);
-    dst[len] = '\0';
-}
-
-/* Bytes with a length, any values; NUL-terminated behind the last. */
-static char *get_blob(struct reader *r, size_t max, uint32_t *ret_len)
-{
-    uint32_t len = reader_u32(r);
-    const char *p = len <= max ? reader_bytes(r, len) : NULL;
-    char *copy = p ? malloc((size_t)len + 1) : NULL;
-
-    if (!copy) {
-        r->bad = true;
-        return NULL;
-    }
-    memcpy(copy, p, len);
-    copy[len] = '\0';
-    *ret_len = len;
-    return copy;
-}
-
-static void put_blob(struct buf *out, const char *data, uint32_t len)
-{
-    buf_u32(out, len);
-    if (len)
-        buf_bytes(out, data, len);
-}
+#include "proto/control_wire.h"
 
 static bool printable(const char *s)
 {
@@ -83,6 +39,8 @@ static const char *check_config(const struct control_config *c)
         return "unknown flags";
     if (c->flags & CONTROL_CONFIG_RESTORE && c->flags & CONTROL_CONFIG_INITRAMFS)
         return "a restored machine loads nothing";
+    if (c->flags & CONTROL_CONFIG_PREPARE && !(c->flags & CONTROL_CONFIG_RESTORE))
+        return "only a machine that is restored can be prepared";
     /* 2^32 - 1 is VMADDR_CID_ANY; the device's cid field has 64 bits of which the upper 32 must be zero. */
     if (c->guest_cid < CONTROL_MIN_CID || c->guest_cid >= UINT32_MAX)
         return "guest cid out of range";
@@ -193,30 +151,89 @@ static int get_disk(struct reader *r, unsigned n_fds, struct control_disk *d, st
     return why ? sm_error_set(err, EPROTO, "control frame DISK: %s", why) : 0;
 }
 
-/* --- RESTORE and SAVE --- */
+/* --- snapshots --- */
 
-#define SNAPSHOT_FDS 2 /* state, memory */
-
-static const char *check_restore(const uint8_t generation[CONTROL_GENERATION_SIZE])
+static const char *check_generation(const uint8_t generation[CONTROL_GENERATION_SIZE])
 {
     static const uint8_t none[CONTROL_GENERATION_SIZE];
 
     return memcmp(generation, none, sizeof(none)) ? NULL : "no generation";
 }
 
-static void get_restore(struct reader *r, uint8_t generation[CONTROL_GENERATION_SIZE])
+static void get_generation(struct reader *r, uint8_t generation[CONTROL_GENERATION_SIZE])
 {
     const void *p = reader_bytes(r, CONTROL_GENERATION_SIZE);
 
     if (p)
         memcpy(generation, p, CONTROL_GENERATION_SIZE);
-    if (check_restore(generation))
+    if (check_generation(generation))
+        r->bad = true;
+}
+
+static const char *check_restore(const struct control_restore *c)
+{
+    return c->flags & ~CONTROL_RESTORE_ALL_FLAGS ? "unknown flags" : check_generation(c->generation);
+}
+
+/* state, memory; base memory, diff; prefetch */
+static unsigned restore_fds(const struct control_restore *c)
+{
+    return 2u + (c->flags & CONTROL_RESTORE_DIFF ? 2 : 0) + !!(c->flags & CONTROL_RESTORE_PREFETCH);
+}
+
+static void get_restore(struct reader *r, struct control_restore *c)
+{
+    c->flags = reader_u32(r);
+    get_generation(r, c->generation);
+    if (check_restore(c))
         r->bad = true;
 }
 
 static const char *check_save(uint32_t flags)
 {
     return flags & ~CONTROL_SAVE_ALL_FLAGS ? "unknown flags" : NULL;
+}
+
+/* state, memory; diff */
+static unsigned save_fds(uint32_t flags)
+{
+    return 2u + !!(flags & CONTROL_SAVE_DIFF);
+}
+
+static const char *check_bake(const struct control_bake *b)
+{
+    if (b->flags & ~CONTROL_BAKE_ALL_FLAGS)
+        return "unknown flags";
+    if (!(b->flags & (CONTROL_BAKE_PRE_EXEC | CONTROL_BAKE_LISTENER)) && !b->heartbeat && !b->after_ms)
+        return "no trigger";
+    if (b->flags & CONTROL_BAKE_REQUIRE_LISTENER && (!(b->flags & CONTROL_BAKE_LISTENER) || !b->after_ms))
+        return "a listener is required, but not waited for within a time";
+    if (b->flags & CONTROL_BAKE_POOL && b->flags & (CONTROL_BAKE_DIFF | CONTROL_BAKE_STOP))
+        return "a pool's bake saves nothing";
+    return NULL;
+}
+
+static unsigned bake_fds(const struct control_bake *b)
+{
+    return b->flags & CONTROL_BAKE_POOL ? 0 : 2u + !!(b->flags & CONTROL_BAKE_DIFF);
+}
+
+static void put_bake(struct buf *out, const struct control_bake *b)
+{
+    buf_u32(out, b->flags);
+    buf_u64(out, b->heartbeat);
+    buf_u32(out, b->after_ms);
+    buf_u32(out, b->quiesce_ms);
+}
+
+static void get_bake(struct reader *r, struct control_bake *b)
+{
+    b->flags = reader_u32(r);
+    b->heartbeat = reader_u64(r);
+    b->after_ms = reader_u32(r);
+    b->quiesce_ms = reader_u32(r);
+    if (check_bake(b))
+        r->bad = true;
 }
 
 /* --- requests --- */
@@ -241,17 +258,27 @@ int control_request_encode(const struct control_request *req, struct buf *out, s
         buf_u32(out, req->port);
         break;
     case CONTROL_RESTORE:
-        why = why ? why : check_restore(req->generation);
-        buf_bytes(out, req->generation, CONTROL_GENERATION_SIZE);
+        why = why ? why : check_restore(&req->restore);
+        buf_u32(out, req->restore.flags);
+        buf_bytes(out, req->restore.generation, CONTROL_GENERATION_SIZE);
         break;
     case CONTROL_SAVE:
         why = why ? why : check_save(req->save_flags);
         buf_u32(out, req->save_flags);
         break;
+    case CONTROL_BAKE:
+        why = why ? why : check_bake(&req->bake);
+        put_bake(out, &req->bake);
+        break;
+    case CONTROL_REWIND:
+        why = why ? why : check_generation(req->generation);
+        buf_bytes(out, req->generation, CONTROL_GENERATION_SIZE);
+        break;
     case CONTROL_START:
     case CONTROL_STOP:
     case CONTROL_CONSOLE_TAIL:
     case CONTROL_STATS:
+    case CONTROL_TOUCHED:
         break;
     default:
         why = "unknown type";
@@ -290,14 +317,24 @@ int control_request_decode(const void *frame, size_t len, unsigned n_fds, struct
         want_fds = 1;
         break;
     case CONTROL_RESTORE:
-        get_restore(&r, req.generation);
-        want_fds = SNAPSHOT_FDS;
+        get_restore(&r, &req.restore);
+        want_fds = restore_fds(&req.restore);
         break;
     case CONTROL_SAVE:
         req.save_flags = reader_u32(&r);
         if (check_save(req.save_flags))
             r.bad = true;
-        want_fds = SNAPSHOT_FDS;
+        want_fds = save_fds(req.save_flags);
+        break;
+    case CONTROL_BAKE:
+        get_bake(&r, &req.bake);
+        want_fds = bake_fds(&req.bake);
+        break;
+    case CONTROL_REWIND:
+        get_generation(&r, req.generation);
+        break;
+    case CONTROL_TOUCHED:
+        want_fds = 1;
         break;
     case CONTROL_START:
     case CONTROL_STOP:
@@ -326,231 +363,10 @@ void control_request_done(struct control_request *req)
     req->disk.extents = NULL;
 }
 
-/* --- STATS --- */
-
-static void put_stats(struct buf *out, const struct control_stats *s)
-{
-    buf_u64(out, s->memory_bytes);
-    buf_u64(out, s->setup_ns);
-    buf_u64(out, s->uptime_ns);
-    buf_u64(out, s->events_lost);
-    buf_u32(out, s->vcpus);
-    buf_u32(out, s->sandbox);
-    buf_u32(out, s->n_exits);
-    for (uint32_t i = 0; i < s->n_exits; i++) {
-        buf_str(out, s->exits[i].name);
-        buf_u64(out, s->exits[i].count);
-    }
-    buf_str(out, s->profile);
-}
-
-static const char *check_stats(const struct control_stats *s)
-{
-    if (s->n_exits > CONTROL_MAX_EXIT_KINDS)
-        return "too many exit kinds";
-    for (uint32_t i = 0; i < s->n_exits; i++)
-        if (strnlen(s->exits[i].name, sizeof(s->exits[i].name)) > CONTROL_EXIT_NAME_MAX)
-            return "exit kind's name too long";
-    if (s->profile && strlen(s->profile) > CONTROL_MAX_PROFILE)
-        return "profile too long";
-    return NULL;
-}
-
-static void get_stats(struct reader *r, struct control_stats *s)
-{
-    s->memory_bytes = reader_u64(r);
-    s->setup_ns = reader_u64(r);
-    s->uptime_ns = reader_u64(r);
-    s->events_lost = reader_u64(r);
-    s->vcpus = reader_u32(r);
-    s->sandbox = reader_u32(r);
-    s->n_exits = reader_u32(r);
-    if (s->n_exits > CONTROL_MAX_EXIT_KINDS) {
-        r->bad = true;
-        return;
-    }
-    for (uint32_t i = 0; i < s->n_exits; i++) {
-        get_chars(r, s->exits[i].name, sizeof(s->exits[i].name));
-        s->exits[i].count = reader_u64(r);
-    }
-    s->profile = reader_str(r, CONTROL_MAX_PROFILE);
-}
-
-/* --- reports --- */
-
-static bool is_event(unsigned type)
-{
-    return type == CONTROL_LIFECYCLE || type == CONTROL_EXITED;
-}
-
-static size_t text_len(const char *s)
-{
-    return s ? strlen(s) : 0;
-}
-
-int control_report_encode(const struct control_report *rep, struct buf *out, struct sm_error *err)
-{
-    const char *why = is_event(rep->type) != (rep->id == 0) ? "an event has id 0, a reply its request's" : NULL;
-
-    put_header(out, rep->type, rep->id);
-    switch (rep->type) {
-    case CONTROL_OK:
-        break;
-    case CONTROL_ERROR:
-        if (rep->error.code <= 0 || text_len(rep->error.text) > CONTROL_MAX_TEXT)
-            why = "not an error";
-        buf_u32(out, (uint32_t)rep->error.code);
-        buf_str(out, rep->error.text);
-        break;
-    case CONTROL_CONSOLE:
-        if (rep->console.len > CONTROL_MAX_CONSOLE)
-            why = "console text too long";
-        else
-            put_blob(out, rep->console.data, rep->console.len);
-        break;
-    case CONTROL_STATS_REPLY:
-        why = why ? why : check_stats(rep->stats);
-        if (!why)
-            put_stats(out, rep->stats);
-        break;
-    case CONTROL_SAVED:
-        buf_u64(out, rep->saved.pause_ns);
-        buf_u64(out, rep->saved.data_pages);
-        buf_u64(out, rep->saved.zero_pages);
-        break;
-    case CONTROL_LIFECYCLE:
-        buf_u32(out, rep->lifecycle.kind);
-        buf_u64(out, rep->lifecycle.arg);
-        break;
-    case CONTROL_EXITED:
-        if (!*control_exit_name(rep->exited.reason) || text_len(rep->exited.text) > CONTROL_MAX_TEXT ||
-            rep->exited.console_len > CONTROL_MAX_CONSOLE) {
-            why = "unknown reason or text too long";
-            break;
-        }
-        buf_u32(out, rep->exited.reason);
-        buf_str(out, rep->exited.text);
-        put_blob(out, rep->exited.console, rep->exited.console_len);
-        break;
-    default:
-        why = "unknown type";
-    }
-    if (why)
-        return sm_error_set(err, EINVAL, "control report %u: %s", (unsigned)rep->type, why);
-    if (out->bad)
-        return sm_error_set(err, EMSGSIZE, "control report %u is too large", (unsigned)rep->type);
-    return 0;
-}
-
-int control_report_decode(const void *frame, size_t len, struct control_report *ret, struct sm_error *err)
-{
-    struct reader r = reader_init(frame, len);
-    struct control_report rep = {0};
-    unsigned type = reader_u16(&r);
-    unsigned zero = reader_u16(&r);
-    uint32_t code;
-
-    rep.id = reader_u32(&r);
-    if (r.bad || zero != 0 || is_event(type) != (rep.id == 0) || len > CONTROL_MAX_FRAME)
-        return sm_error_set(err, EPROTO, "control frame of %zu bytes has no valid header", len);
-    rep.type = (enum control_report_type)type;
-    switch (type) {
-    case CONTROL_OK:
-        break;
-    case CONTROL_ERROR:
-        code = reader_u32(&r);
-        if (code == 0 || code > INT32_MAX)
-            r.bad = true;
-        rep.error.code = (int)(code & INT32_MAX);
-        rep.error.text = reader_str(&r, CONTROL_MAX_TEXT);
-        break;
-    case CONTROL_CONSOLE:
-        rep.console.data = get_blob(&r, CONTROL_MAX_CONSOLE, &rep.console.len);
-        break;
-    case CONTROL_STATS_REPLY:
-        rep.stats = calloc(1, sizeof(*rep.stats));
-        if (!rep.stats)
-            return sm_error_sys(err, ENOMEM, "control frame STATS");
-        get_stats(&r, rep.stats);
-        break;
-    case CONTROL_SAVED:
-        rep.saved.pause_ns = reader_u64(&r);
-        rep.saved.data_pages = reader_u64(&r);
-        rep.saved.zero_pages = reader_u64(&r);
-        break;
-    case CONTROL_LIFECYCLE:
-        rep.lifecycle.kind = reader_u32(&r);
-        rep.lifecycle.arg = reader_u64(&r);
-        break;
-    case CONTROL_EXITED:
-        rep.exited.reason = (enum control_exit_reason)reader_u32(&r);
-        if (!*control_exit_name(rep.exited.reason))
-            r.bad = true;
-        rep.exited.text = reader_str(&r, CONTROL_MAX_TEXT);
-        rep.exited.console = get_blob(&r, CONTROL_MAX_CONSOLE, &rep.exited.console_len);
-        break;
-    default:
-        return sm_error_set(err, EPROTO, "control frame of unknown type %u", type);
-    }
-    if (r.bad || r.left) {
-        control_report_done(&rep);
-        return sm_error_set(err, EPROTO, "control frame of type %u is cut short, too long or out of range", type);
-    }
-    *ret = rep;
-    return 0;
-}
-
-void control_report_done(struct control_report *rep)
-{
-    if (!rep)
-        return;
-    switch (rep->type) {
-    case CONTROL_ERROR:
-        free(rep->error.text);
-        break;
-    case CONTROL_CONSOLE:
-        free(rep->console.data);
-        break;
-    case CONTROL_STATS_REPLY:
-        if (rep->stats)
-            free(rep->stats->profile);
-        free(rep->stats);
-        break;
-    case CONTROL_EXITED:
-        free(rep->exited.text);
-        free(rep->exited.console);
-        break;
-    case CONTROL_OK:
-    case CONTROL_SAVED:
-    case CONTROL_LIFECYCLE:
-        break;
-    }
-    *rep = (struct control_report){0};
-}
-
 uint32_t control_frame_id(const void *frame, size_t len)
 {
     struct reader r = reader_init(frame, len);
 
     reader_u32(&r);
     return reader_u32(&r);
-}
-
-const char *control_exit_name(enum control_exit_reason reason)
-{
-    switch (reason) {
-    case CONTROL_EXIT_STOPPED:
-        return "stopped";
-    case CONTROL_EXIT_POWER_OFF:
-        return "power-off";
-    case CONTROL_EXIT_RESET:
-        return "reset";
-    case CONTROL_EXIT_PANIC:
-        return "panic";
-    case CONTROL_EXIT_TRIPLE_FAULT:
-        return "triple-fault";
-    case CONTROL_EXIT_VCPU_ERROR:
-        return "vcpu-error";
-    }
-    return "";
 }

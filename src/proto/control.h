@@ -12,9 +12,10 @@
  *     request = library -> worker, id > 0 chosen by the library
  *     report  = worker -> library: a reply carries its request's id, an event has id 0
  *
- * Every request is answered by exactly one reply, in the order of the requests: ERROR {errno, sentence}, or what the
- * request says below (OK where it says nothing). A failed request changes nothing, except a failed START, after which
- * the worker can only be stopped. A frame that cannot be decoded is answered by ERROR too and ends the worker.
+ * Every request is answered by exactly one reply, in the order of the requests (but for SAVE): ERROR {errno, sentence},
+ * or what the request says below (OK where it says nothing). A failed request changes nothing, except a failed START,
+ * after which the worker can only be stopped. A frame that cannot be decoded is answered by ERROR too and ends the
+ * worker.
  *
  *     CONFIG         first, once; see struct control_config. Descriptors in this order: /dev/kvm, kernel, then
  *                    initramfs and console where their flag is set. With CONTROL_CONFIG_SELF_TEST the worker first
@@ -24,20 +25,34 @@
  *                    extents' `fd` counts (0 = the first); an extent may share a descriptor with others.
  *     START          once: build the machine, shut the sandbox, run. After OK the guest runs.
  *     RESTORE        instead of START, where CONFIG had CONTROL_CONFIG_RESTORE: build the machine from a snapshot.
- *                    Descriptors: its `state`, its `memory`, both to be read only. CONFIG and DISKs must be as they
- * were when it was saved. Guest connections of that time are reset. SAVE           after START or RESTORE; descriptors:
- * empty files for `state` and `memory`, to be read and written. The machine stands still while they are written; then
- * it runs on, or, with CONTROL_SAVE_STOP, stays so until it is stopped. Reply SAVED. On ERROR it runs on, and the files
- * are worth nothing. VSOCK_CONNECT  after START; one descriptor, a connected unix stream socket, is joined to a port of
- * the guest. OK means taken over, not accepted: a refusal by the guest closes it. ENOTCONN: the guest's driver is not
- * up yet (it is when LIFECYCLE agent-ready has come). CONSOLE_TAIL   reply CONSOLE: what the serial console said last,
- * at most CONTROL_MAX_CONSOLE bytes. STATS          reply STATS. STOP           OK, then the event EXITED (stopped).
- * Closing the socket does the same without an answer.
+ *                    Descriptors, to be read only: `state`, `memory`; with CONTROL_RESTORE_DIFF then the base's
+ *                    `memory` and `diff`; with CONTROL_RESTORE_PREFETCH then `prefetch`. CONFIG and DISKs must be as
+ *                    they were when it was saved, but for a disk's content and size: a guest learns of a new size by
+ *                    the device's configuration interrupt. Guest connections of that time are reset.
+ *     SAVE           after START or RESTORE. Descriptors: empty files for `state` and `memory`, to be read and written;
+ *                    with CONTROL_SAVE_DIFF one more for `diff`. The machine stands still while memory is written;
+ *                    with CONTROL_SAVE_LIVE only while what was written meanwhile is. Then it runs on, or, with
+ *                    CONTROL_SAVE_STOP, stays so until it is stopped. Reply SAVED, which may come after the replies of
+ *                    later requests when it is LIVE. On ERROR the machine runs on, and the files are worth nothing.
+ *                    The worker makes no file durable: that is the owner's (fsync(2)), who publishes them.
+ *     BAKE           after START or RESTORE, once: as struct control_bake says. Descriptors as SAVE's; none with
+ *                    CONTROL_BAKE_POOL. OK means armed; the outcome comes as the event BAKED.
+ *     REWIND         after RESTORE: the machine goes back, in place, to the snapshot it was restored from, with this
+ *                    new generation. After OK it runs.
+ *     TOUCHED        after RESTORE; one descriptor, an empty file, to be read and written: gets the list of pages that
+ *                    the machine has touched since it was restored, as `prefetch`.
+ *     VSOCK_CONNECT  after START; one descriptor, a connected unix stream socket, is joined to a port of the guest.
+ *                    OK means taken over, not accepted: a refusal by the guest closes it. ENOTCONN: the guest's driver
+ *                    is not up yet (it is when LIFECYCLE agent-ready has come).
+ *     CONSOLE_TAIL   reply CONSOLE: what the serial console said last, at most CONTROL_MAX_CONSOLE bytes.
+ *     STATS          reply STATS.
+ *     STOP           OK, then the event EXITED (stopped). Closing the socket does the same without an answer.
  *
  * Events:
  *     LIFECYCLE      the guest rang the lifecycle device: kind and arg as in lifecycle_regs.h (SM_LC_EV_*; panics do
  *                    not come this way but as EXITED). A guest that rings faster than the owner reads loses
  *                    all but the latest of a kind (for listeners: all but CONTROL_MAX_LISTENERS ports).
+ *     BAKED          how an armed bake ended, once; see struct control_baked.
  *     EXITED         the machine has stopped, why, and the console's tail. It is the last frame: the worker then closes
  *                    the socket and exits with status 0.
  * A worker that dies without EXITED (killed, crashed, seccomp) is seen as end of file; its wait status says how.
@@ -55,7 +70,7 @@
 
 #include "base/buf.h"
 
-#define CONTROL_VERSION 1
+#define CONTROL_VERSION 2
 #define CONTROL_FD      3 /* the worker's end */
 
 #define CONTROL_MAX_FRAME     (96 * 1024) /* bytes; receive into a buffer of this size */
@@ -84,6 +99,9 @@ enum control_request_type {
     CONTROL_STATS = 7,
     CONTROL_RESTORE = 8,
     CONTROL_SAVE = 9,
+    CONTROL_BAKE = 10,
+    CONTROL_REWIND = 11,
+    CONTROL_TOUCHED = 12,
 };
 
 enum control_report_type {
@@ -94,6 +112,7 @@ enum control_report_type {
     CONTROL_SAVED = 0x85,
     CONTROL_LIFECYCLE = 0xc1,
     CONTROL_EXITED = 0xc2,
+    CONTROL_BAKED = 0xc3,
 };
 
 /* struct control_config.flags */
@@ -104,10 +123,32 @@ enum control_report_type {
 #define CONTROL_CONFIG_PROFILE   (1u << 4) /* count and time exits: STATS then has a profile */
 #define CONTROL_CONFIG_TRACE     (1u << 5) /* log accesses that nobody answers, to the worker's stderr */
 #define CONTROL_CONFIG_RESTORE   (1u << 6) /* RESTORE will follow: there is no kernel descriptor, and no initramfs */
-#define CONTROL_CONFIG_ALL_FLAGS 0x7fu
+/*
+ * With CONTROL_CONFIG_RESTORE only: build the machine now, before its snapshot is known: memory, VM, vCPUs, and one
+ * read-only disk that is empty. The one DISK that may come later gives that disk its extents.
+ */
+#define CONTROL_CONFIG_PREPARE   (1u << 7)
+#define CONTROL_CONFIG_ALL_FLAGS 0xffu
 
+/* struct control_restore.flags */
+#define CONTROL_RESTORE_DIFF      (1u << 0) /* memory is a base's and a diff's */
+#define CONTROL_RESTORE_PREFETCH  (1u << 1) /* a list of pages that are needed soon is there */
+#define CONTROL_RESTORE_ALL_FLAGS 3u
+
+/* SAVE */
 #define CONTROL_SAVE_STOP      (1u << 0) /* do not run on */
-#define CONTROL_SAVE_ALL_FLAGS 1u
+#define CONTROL_SAVE_DIFF      (1u << 1) /* only what is not as in the snapshot it was restored from, or in its base */
+#define CONTROL_SAVE_LIVE      (1u << 2) /* memory is copied while the guest runs on */
+#define CONTROL_SAVE_ALL_FLAGS 7u
+
+/* struct control_bake.flags */
+#define CONTROL_BAKE_PRE_EXEC         (1u << 0) /* triggers: see machine/triggers.h */
+#define CONTROL_BAKE_LISTENER         (1u << 1)
+#define CONTROL_BAKE_REQUIRE_LISTENER (1u << 2) /* with LISTENER and `after_ms` */
+#define CONTROL_BAKE_DIFF             (1u << 3) /* as CONTROL_SAVE_DIFF */
+#define CONTROL_BAKE_STOP             (1u << 4) /* as CONTROL_SAVE_STOP */
+#define CONTROL_BAKE_POOL             (1u << 5) /* nothing is saved; BAKED says bake_ready, and the machine runs on */
+#define CONTROL_BAKE_ALL_FLAGS        0x3fu
 
 #define CONTROL_GENERATION_SIZE 16 /* SM_LC_GENERATION */
 
@@ -137,15 +178,29 @@ struct control_disk {
     struct control_extent *extents; /* to encode: the caller's; decoded: freed by control_request_done() */
 };
 
+struct control_restore {
+    uint32_t flags;
+    uint8_t generation[CONTROL_GENERATION_SIZE]; /* the clone's identity, never all zero */
+};
+
+/* At least one trigger must be on: one of the flags, `heartbeat` or `after_ms`. */
+struct control_bake {
+    uint32_t flags;
+    uint64_t heartbeat;            /* the guest's counter; 0: off */
+    uint32_t after_ms, quiesce_ms; /* 0: never; not at all */
+};
+
 struct control_request {
     enum control_request_type type;
     uint32_t id; /* > 0 */
     union {
         struct control_config config;
         struct control_disk disk;
-        uint32_t port;                               /* VSOCK_CONNECT */
-        uint32_t save_flags;                         /* SAVE: CONTROL_SAVE_* */
-        uint8_t generation[CONTROL_GENERATION_SIZE]; /* RESTORE: the clone's identity, never all zero */
+        uint32_t port; /* VSOCK_CONNECT */
+        struct control_restore restore;
+        uint32_t save_flags; /* SAVE: CONTROL_SAVE_* */
+        struct control_bake bake;
+        uint8_t generation[CONTROL_GENERATION_SIZE]; /* REWIND: never all zero */
     };
 };
 
@@ -195,8 +250,38 @@ struct control_stats {
 };
 
 struct control_saved {
+    uint64_t total_ns;               /* from the request, or the trigger, to the end of writing */
     uint64_t pause_ns;               /* in which no vCPU ran */
     uint64_t data_pages, zero_pages; /* of 4 KiB: written; looked at and left out */
+    uint64_t live_pages;             /* copied before the pause (LIVE); data_pages counts each page once */
+    uint32_t devices;                /* virtio devices */
+    uint32_t listeners;              /* ports on which the guest has said to listen */
+};
+
+/* Numbers of machine/triggers.h. */
+enum control_trigger {
+    CONTROL_TRIGGER_HEARTBEAT,
+    CONTROL_TRIGGER_PRE_EXEC,
+    CONTROL_TRIGGER_LISTENER,
+    CONTROL_TRIGGER_PARKED,
+    CONTROL_TRIGGER_AFTER,
+    CONTROL_TRIGGER_NONE, /* none has fired */
+};
+
+enum control_bake_exit {
+    CONTROL_BAKE_CANCELED,
+    CONTROL_BAKE_STOPPED,
+    CONTROL_BAKE_SNAPSHOT_SAVED,
+    CONTROL_BAKE_SYSTEM_OFF,
+    CONTROL_BAKE_READY,
+};
+
+struct control_baked {
+    enum control_bake_exit exit;
+    enum control_trigger trigger;
+    int code;   /* 0, or a positive errno: the bake has failed, and the files are worth nothing */
+    char *text; /* the trigger's log line, or the failure's sentence; decoded: freed by control_report_done() */
+    struct control_saved saved; /* of SNAPSHOT_SAVED */
 };
 
 struct control_report {
@@ -213,6 +298,7 @@ struct control_report {
         } console;
         struct control_stats *stats; /* never NULL in a decoded STATS_REPLY */
         struct control_saved saved;
+        struct control_baked baked;
         struct {
             uint32_t kind; /* SM_LC_EV_* */
             uint64_t arg;
@@ -250,5 +336,9 @@ void control_report_done(struct control_report *rep);
 
 /* "power-off", "panic", ...; "" for a number that is none. */
 const char *control_exit_name(enum control_exit_reason reason);
+
+/* "pre-exec", ..., "none"; "snapshot_saved", ...; "" for a number that is none. */
+const char *control_trigger_name(enum control_trigger trigger);
+const char *control_bake_exit_name(enum control_bake_exit e);
 
 #endif

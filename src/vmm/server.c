@@ -14,6 +14,9 @@
  * The owner's end is noticed by the socket closing, and by its process ending (a pidfd), should a child it has forked
  * hold the socket open. Either way the machine is stopped and nothing more is sent.
  *
+ * This file has the socket, the machine's making and the plain requests; snapshots, bakes and prepared machines are in
+ * serve_*.c.
+ *
  * Sending: the socket never blocks. Replies and EXITED wait for room a bounded time, then the owner is given up; events
  * stay in the machine's box, where newer ones replace them, until the socket is writable again.
  */
@@ -40,41 +43,10 @@
 #include "dev/rng.h"
 #include "dev/vsock.h"
 #include "hv/selftest.h"
-#include "machine/machine.h"
 #include "machine/profile.h"
-#include "proto/control.h"
-#include "vmm/sandbox.h"
+#include "vmm/server_private.h"
 
 #define SEND_PATIENCE_MS 5000
-
-enum state { NEW, CONFIGURED, RUNNING, SAVED, FAILED };
-
-struct server {
-    struct loop *loop;
-    int sock;
-    struct loop_source sock_src;
-    int owner; /* pidfd, -1 when there is none to watch */
-    struct loop_source owner_src;
-    bool owner_gone;
-    enum state state;
-    struct control_config config;
-    struct machine_ops ops;
-    int kvm_fd, kernel_fd, initramfs_fd, console_fd;
-    struct virtio_dev *disk[CONTROL_MAX_DISKS]; /* until the machine takes them */
-    unsigned n_disks;
-    struct machine *machine;
-    struct virtio_dev *vsock; /* the machine's */
-    struct sandbox_filters *filters;
-    uint32_t sandbox; /* steps taken */
-    uint64_t start_ns;
-    uint8_t *frame; /* CONTROL_MAX_FRAME bytes to receive into */
-};
-
-/* A frame's descriptors: what a handler takes is set to -1, the rest is closed. */
-struct fds {
-    int fd[CONTROL_MAX_FDS];
-    unsigned n;
-};
 
 /* --- sending --- */
 
@@ -105,13 +77,13 @@ static int send_report(struct server *s, const struct control_report *rep, int p
     return r;
 }
 
-static void reply(struct server *s, const struct control_report *rep)
+void server_reply(struct server *s, const struct control_report *rep)
 {
     if (!s->owner_gone && send_report(s, rep, SEND_PATIENCE_MS) < 0)
         give_up_owner(s);
 }
 
-static void reply_result(struct server *s, uint32_t id, int r, struct sm_error *err)
+void server_reply_result(struct server *s, uint32_t id, int r, struct sm_error *err)
 {
     struct control_report rep = {.type = CONTROL_OK, .id = id};
 
@@ -120,7 +92,7 @@ static void reply_result(struct server *s, uint32_t id, int r, struct sm_error *
         rep.error.code = err->code ? err->code : -r;
         rep.error.text = err->text;
     }
-    reply(s, &rep);
+    server_reply(s, &rep);
 }
 
 /* --- the machine's callbacks --- */
@@ -212,9 +184,9 @@ static void on_console(void *ctx, uint8_t byte)
 
 /* --- requests --- */
 
-static int wrong_time(struct sm_error *err, const char *what)
+int server_wrong_time(struct sm_error *err, const char *request)
 {
-    return sm_error_set(err, EINVAL, "control request %s came at the wrong time", what);
+    return sm_error_set(err, EINVAL, "control request %s came at the wrong time", request);
 }
 
 static int self_test(struct server *s, struct sm_error *err)
@@ -231,8 +203,8 @@ static int do_config(struct server *s, const struct control_request *req, struct
 {
     unsigned next = 0;
 
-    if (s->state != NEW)
-        return wrong_time(err, "CONFIG");
+    if (s->state != SERVER_NEW)
+        return server_wrong_time(err, "CONFIG");
     s->config = req->config;
     s->kvm_fd = steal_fd(&fds->fd[next++]);
     if (!(req->config.flags & CONTROL_CONFIG_RESTORE))
@@ -241,13 +213,15 @@ static int do_config(struct server *s, const struct control_request *req, struct
         s->initramfs_fd = steal_fd(&fds->fd[next++]);
     if (req->config.flags & CONTROL_CONFIG_CONSOLE)
         s->console_fd = steal_fd(&fds->fd[next++]);
-    s->state = FAILED;
+    s->state = SERVER_FAILED;
     int r = s->console_fd >= 0 ? io_set_nonblock(s->console_fd) : 0;
     if (r < 0)
         return sm_error_sys(err, -r, "the console's descriptor does not work");
     r = req->config.flags & CONTROL_CONFIG_SELF_TEST ? self_test(s, err) : 0;
+    if (r == 0 && req->config.flags & CONTROL_CONFIG_PREPARE)
+        r = serve_prepare(s, err);
     if (r == 0)
-        s->state = CONFIGURED;
+        s->state = SERVER_CONFIGURED;
     return r;
 }
 
@@ -257,8 +231,8 @@ static int do_disk(struct server *s, const struct control_request *req, struct f
     struct blk_config config = {.n_extents = d->n_extents, .writable = d->writable};
     bool used[CONTROL_MAX_FDS] = {false};
 
-    if (s->state != CONFIGURED)
-        return wrong_time(err, "DISK");
+    if (s->state != SERVER_CONFIGURED)
+        return server_wrong_time(err, "DISK");
     if (s->n_disks == CONTROL_MAX_DISKS)
         return sm_error_set(err, ENOSPC, "a machine has at most %d disks", CONTROL_MAX_DISKS);
     CLEANUP_FREE struct blk_extent *extents = calloc(d->n_extents, sizeof(*extents));
@@ -304,7 +278,7 @@ static int add_devices(struct server *s, struct sm_error *err)
 }
 
 /* An empty machine with its devices. */
-static int build_machine(struct server *s, struct sm_error *err)
+int server_build_machine(struct server *s, struct sm_error *err)
 {
     s->ops = (struct machine_ops){.event = on_event,
                                   .ended = on_ended,
@@ -348,7 +322,7 @@ static int shut_in(struct server *s, struct sm_error *err)
 }
 
 /* What is in it has been put there: shut in, and run. */
-static int go(struct server *s, struct sm_error *err)
+int server_go(struct server *s, struct sm_error *err)
 {
     int r;
 
@@ -358,63 +332,27 @@ static int go(struct server *s, struct sm_error *err)
     r = shut_in(s, err);
     if (r < 0)
         return r;
-    s->state = RUNNING;
+    s->state = SERVER_RUNNING;
     machine_run(s->machine);
     return 0;
 }
 
 static int do_start(struct server *s, struct sm_error *err)
 {
-    if (s->state != CONFIGURED || s->config.flags & CONTROL_CONFIG_RESTORE)
-        return wrong_time(err, "START");
+    if (s->state != SERVER_CONFIGURED || s->config.flags & CONTROL_CONFIG_RESTORE)
+        return server_wrong_time(err, "START");
     s->start_ns = io_now_ns();
-    s->state = FAILED;
-    int r = build_machine(s, err);
+    s->state = SERVER_FAILED;
+    int r = server_build_machine(s, err);
     if (r == 0)
         r = boot(s, err);
-    return r < 0 ? r : go(s, err);
-}
-
-static int do_restore(struct server *s, const struct control_request *req, struct fds *fds, struct sm_error *err)
-{
-    if (s->state != CONFIGURED || !(s->config.flags & CONTROL_CONFIG_RESTORE))
-        return wrong_time(err, "RESTORE");
-    s->start_ns = io_now_ns();
-    s->state = FAILED;
-    int r = build_machine(s, err);
-    if (r == 0)
-        r = machine_restore(s->machine, fds->fd[0], fds->fd[1], req->generation, err);
-    /* Before the process is shut in, so that it has none of them then; the memory stays mapped. */
-    close_fd(&fds->fd[0]);
-    close_fd(&fds->fd[1]);
-    return r < 0 ? r : go(s, err);
-}
-
-static void do_save(struct server *s, const struct control_request *req, struct fds *fds)
-{
-    bool stay = req->save_flags & CONTROL_SAVE_STOP;
-    struct sm_error err = SM_ERROR_INIT;
-    struct machine_saved saved = {0};
-    int r = s->state == RUNNING ? machine_save(s->machine, fds->fd[0], fds->fd[1], stay, &saved, &err)
-                                : wrong_time(&err, "SAVE");
-    const struct control_report rep = {
-        .type = CONTROL_SAVED,
-        .id = req->id,
-        .saved = {.pause_ns = saved.pause_ns, .data_pages = saved.data_pages, .zero_pages = saved.zero_pages}};
-
-    if (r < 0) {
-        reply_result(s, req->id, r, &err);
-        return;
-    }
-    if (stay)
-        s->state = SAVED;
-    reply(s, &rep);
+    return r < 0 ? r : server_go(s, err);
 }
 
 static int do_vsock_connect(struct server *s, const struct control_request *req, struct fds *fds, struct sm_error *err)
 {
-    if (s->state != RUNNING)
-        return wrong_time(err, "VSOCK_CONNECT");
+    if (s->state != SERVER_RUNNING)
+        return server_wrong_time(err, "VSOCK_CONNECT");
     return vsock_connect(s->vsock, req->port, steal_fd(&fds->fd[0]), err);
 }
 
@@ -425,7 +363,7 @@ static void do_console_tail(struct server *s, uint32_t id)
 
     if (tail && s->machine)
         rep.console.len = (uint32_t)machine_console_tail(s->machine, tail, CONTROL_MAX_CONSOLE);
-    reply(s, &rep);
+    server_reply(s, &rep);
 }
 
 static void do_stats(struct server *s, uint32_t id)
@@ -434,7 +372,7 @@ static void do_stats(struct server *s, uint32_t id)
     struct control_report rep = {.type = CONTROL_STATS_REPLY, .id = id, .stats = &stats};
     struct buf profile = buf_init(CONTROL_MAX_PROFILE);
 
-    if (s->machine && s->state == RUNNING) {
+    if (s->machine && s->state == SERVER_RUNNING) {
         struct machine_stats m;
 
         machine_stats(s->machine, &m);
@@ -454,7 +392,7 @@ static void do_stats(struct server *s, uint32_t id)
         if (!profile.bad)
             stats.profile = (char *)profile.data;
     }
-    reply(s, &rep);
+    server_reply(s, &rep);
     buf_done(&profile);
 }
 
@@ -463,8 +401,8 @@ static void do_stop(struct server *s, uint32_t id)
     const struct control_report rep = {.type = CONTROL_OK, .id = id};
     char text[] = "stopped by its owner";
 
-    reply(s, &rep);
-    if (s->state == RUNNING || s->state == SAVED)
+    server_reply(s, &rep);
+    if (s->state == SERVER_RUNNING || s->state == SERVER_SAVED)
         machine_stop(s->machine);
     else
         send_exited(s, CONTROL_EXIT_STOPPED, text);
@@ -486,11 +424,20 @@ static void handle(struct server *s, const struct control_request *req, struct f
         r = do_start(s, &err);
         break;
     case CONTROL_RESTORE:
-        r = do_restore(s, req, fds, &err);
+        r = serve_restore(s, req, fds, &err);
         break;
     case CONTROL_SAVE:
-        do_save(s, req, fds);
+        serve_save(s, req, fds);
         return;
+    case CONTROL_BAKE:
+        r = serve_bake(s, req, fds, &err);
+        break;
+    case CONTROL_REWIND:
+        r = serve_rewind(s, req, &err);
+        break;
+    case CONTROL_TOUCHED:
+        r = serve_touched(s, fds, &err);
+        break;
     case CONTROL_VSOCK_CONNECT:
         r = do_vsock_connect(s, req, fds, &err);
         break;
@@ -504,7 +451,7 @@ static void handle(struct server *s, const struct control_request *req, struct f
         do_stop(s, req->id);
         return;
     }
-    reply_result(s, req->id, r, &err);
+    server_reply_result(s, req->id, r, &err);
 }
 
 static void on_request(struct loop_source *src, uint32_t events)
@@ -537,7 +484,7 @@ static void on_request(struct loop_source *src, uint32_t events)
         uint32_t id = control_frame_id(s->frame, (size_t)n);
 
         if (id)
-            reply_result(s, id, r, &err);
+            server_reply_result(s, id, r, &err);
         loop_remove(s->loop, src);
         give_up_owner(s);
     }

@@ -8,11 +8,13 @@ import struct
 import subprocess
 import time
 
-CONFIG, DISK, START, STOP, VSOCK_CONNECT, CONSOLE_TAIL, STATS, RESTORE, SAVE = range(1, 10)
-OK, ERROR, CONSOLE, STATS_REPLY, SAVED, LIFECYCLE, EXITED = 0x81, 0x82, 0x83, 0x84, 0x85, 0xC1, 0xC2
+CONFIG, DISK, START, STOP, VSOCK_CONNECT, CONSOLE_TAIL, STATS, RESTORE, SAVE, BAKE, REWIND, TOUCHED = range(1, 13)
+OK, ERROR, CONSOLE, STATS_REPLY, SAVED, LIFECYCLE, EXITED, BAKED = 0x81, 0x82, 0x83, 0x84, 0x85, 0xC1, 0xC2, 0xC3
 REASONS = {1: "stopped", 2: "power-off", 3: "reset", 4: "panic", 5: "triple-fault", 6: "vcpu-error"}
-F_SELF_TEST, F_INITRAMFS, F_CONSOLE, F_VERBOSE, F_PROFILE, F_TRACE, F_RESTORE = (1 << i for i in range(7))
-SAVE_STOP = 1
+F_SELF_TEST, F_INITRAMFS, F_CONSOLE, F_VERBOSE, F_PROFILE, F_TRACE, F_RESTORE, F_PREPARE = (1 << i for i in range(8))
+SAVE_STOP, SAVE_DIFF, SAVE_LIVE = 1, 2, 4
+RESTORE_DIFF, RESTORE_PREFETCH = 1, 2
+VERSION = 2
 MAX_FRAME = 96 * 1024
 
 
@@ -47,6 +49,12 @@ class Reader:
 
     def blob(self):
         return self.take(self.u32())
+
+
+def saved(body):
+    """The body of SAVED."""
+    out = {name: body.u64() for name in ("total_ns", "pause_ns", "data_pages", "zero_pages", "live_pages")}
+    return out | {name: body.u32() for name in ("devices", "listeners")}
 
 
 class Worker:
@@ -119,7 +127,7 @@ class Worker:
             self.keep(frame[0], frame[2])
 
     def config(self, kernel=None, initramfs=None, memory=256, vcpus=1, cid=3, flags=0, cmdline="", console=None, kvm="/dev/kvm",
-               version=1):
+               version=VERSION):
         """Without a kernel: for restore()."""
         paths = [(kvm, os.O_RDWR)]
         if kernel:
@@ -159,12 +167,12 @@ class Worker:
         finally:
             for fd in fds:
                 os.close(fd)
-        return {"pause_ns": body.u64(), "data_pages": body.u64(), "zero_pages": body.u64()}
+        return saved(body)
 
     def restore(self, directory, generation=None):
         fds = [os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("state", "memory")]
         try:
-            return self.request(RESTORE, generation or os.urandom(16), fds)
+            return self.request(RESTORE, struct.pack("<I", 0) + (generation or os.urandom(16)), fds)
         finally:
             for fd in fds:
                 os.close(fd)

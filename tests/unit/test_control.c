@@ -83,35 +83,107 @@ static void requests_there_and_back(void **state)
     assert_int_equal(there_and_back(&req, 2, &got, NULL), -EPROTO);
 }
 
-static void snapshots_there_and_back(void **state)
+static void assert_not_sent(const struct control_request *req)
 {
-    struct control_request req = {.type = CONTROL_RESTORE, .id = 1, .generation = {1, 2, 3}}, got;
     struct buf b = buf_init(CONTROL_MAX_FRAME);
 
-    assert_int_equal(there_and_back(&req, 2, &got, NULL), 0);
-    assert_int_equal(got.type, CONTROL_RESTORE);
+    assert_int_equal(control_request_encode(req, &b, NULL), -EINVAL);
+    buf_done(&b);
+}
+
+static void restores_there_and_back(void **state)
+{
+    static const struct {
+        uint32_t flags;
+        unsigned n_fds;
+    } cases[] = {{0, 2},
+                 {CONTROL_RESTORE_DIFF, 4},
+                 {CONTROL_RESTORE_PREFETCH, 3},
+                 {CONTROL_RESTORE_DIFF | CONTROL_RESTORE_PREFETCH, 5}};
+    struct control_request req = {.type = CONTROL_RESTORE, .id = 1, .restore = {0, {1, 2, 3}}}, got;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        req.restore.flags = cases[i].flags;
+        assert_int_equal(there_and_back(&req, cases[i].n_fds, &got, NULL), 0);
+        assert_int_equal(got.type, CONTROL_RESTORE);
+        assert_memory_equal(&got.restore, &req.restore, sizeof(got.restore));
+        assert_int_equal(there_and_back(&req, cases[i].n_fds - 1, &got, NULL), -EPROTO);
+        assert_int_equal(there_and_back(&req, cases[i].n_fds + 1, &got, NULL), -EPROTO);
+    }
+    req.restore.flags = CONTROL_RESTORE_ALL_FLAGS + 1;
+    assert_not_sent(&req);
+    req.restore = (struct control_restore){0}; /* is nobody's identity */
+    assert_not_sent(&req);
+
+    req = (struct control_request){.type = CONTROL_REWIND, .id = 1, .generation = {9}};
+    assert_int_equal(there_and_back(&req, 0, &got, NULL), 0);
     assert_memory_equal(got.generation, req.generation, CONTROL_GENERATION_SIZE);
     assert_int_equal(there_and_back(&req, 1, &got, NULL), -EPROTO);
-    assert_int_equal(there_and_back(&req, 3, &got, NULL), -EPROTO);
-    memset(req.generation, 0, sizeof(req.generation)); /* is nobody's identity */
-    assert_int_equal(control_request_encode(&req, &b, NULL), -EINVAL);
-
-    req = (struct control_request){.type = CONTROL_SAVE, .id = 1, .save_flags = CONTROL_SAVE_STOP};
-    assert_int_equal(there_and_back(&req, 2, &got, NULL), 0);
-    assert_int_equal(got.save_flags, CONTROL_SAVE_STOP);
-    assert_int_equal(there_and_back(&req, 0, &got, NULL), -EPROTO);
-    req.save_flags = 2;
-    assert_int_equal(control_request_encode(&req, &b, NULL), -EINVAL);
-    buf_done(&b);
+    req.generation[0] = 0;
+    assert_not_sent(&req);
 
     req = config(); /* with an initramfs, and nothing to load it */
     req.config.flags |= CONTROL_CONFIG_RESTORE;
-    b = buf_init(CONTROL_MAX_FRAME);
-    assert_int_equal(control_request_encode(&req, &b, NULL), -EINVAL);
-    buf_done(&b);
+    assert_not_sent(&req);
     req.config.flags = CONTROL_CONFIG_RESTORE;
     assert_int_equal(there_and_back(&req, 1, &got, NULL), 0);
     assert_int_equal(there_and_back(&req, 2, &got, NULL), -EPROTO);
+    req.config.flags = CONTROL_CONFIG_RESTORE | CONTROL_CONFIG_PREPARE;
+    assert_int_equal(there_and_back(&req, 1, &got, NULL), 0);
+    req.config.flags = CONTROL_CONFIG_PREPARE;
+    assert_not_sent(&req);
+}
+
+static void saves_there_and_back(void **state)
+{
+    struct control_request req = {.type = CONTROL_SAVE, .id = 1, .save_flags = CONTROL_SAVE_STOP}, got;
+
+    assert_int_equal(there_and_back(&req, 2, &got, NULL), 0);
+    assert_int_equal(got.save_flags, CONTROL_SAVE_STOP);
+    assert_int_equal(there_and_back(&req, 0, &got, NULL), -EPROTO);
+    assert_int_equal(there_and_back(&req, 3, &got, NULL), -EPROTO);
+    req.save_flags = CONTROL_SAVE_DIFF | CONTROL_SAVE_LIVE;
+    assert_int_equal(there_and_back(&req, 3, &got, NULL), 0);
+    assert_int_equal(got.save_flags, req.save_flags);
+    assert_int_equal(there_and_back(&req, 2, &got, NULL), -EPROTO);
+    req.save_flags = CONTROL_SAVE_ALL_FLAGS + 1;
+    assert_not_sent(&req);
+
+    req = (struct control_request){.type = CONTROL_TOUCHED, .id = 1};
+    assert_int_equal(there_and_back(&req, 1, &got, NULL), 0);
+    assert_int_equal(there_and_back(&req, 0, &got, NULL), -EPROTO);
+}
+
+static void bakes_there_and_back(void **state)
+{
+    static const struct control_bake contradictions[] = {
+        {0, 0, 0, 5},                                                       /* no trigger */
+        {CONTROL_BAKE_STOP, 0, 0, 0},                                       /* likewise */
+        {CONTROL_BAKE_PRE_EXEC | CONTROL_BAKE_REQUIRE_LISTENER, 0, 100, 0}, /* waits for none */
+        {CONTROL_BAKE_LISTENER | CONTROL_BAKE_REQUIRE_LISTENER, 0, 0, 0},   /* for ever */
+        {CONTROL_BAKE_PRE_EXEC | CONTROL_BAKE_POOL | CONTROL_BAKE_DIFF, 0, 0, 0},
+        {CONTROL_BAKE_PRE_EXEC | CONTROL_BAKE_POOL | CONTROL_BAKE_STOP, 0, 0, 0},
+        {CONTROL_BAKE_PRE_EXEC | (CONTROL_BAKE_ALL_FLAGS + 1), 0, 0, 0},
+    };
+    struct control_request req = {.type = CONTROL_BAKE, .id = 1}, got;
+
+    req.bake = (struct control_bake){CONTROL_BAKE_LISTENER | CONTROL_BAKE_REQUIRE_LISTENER | CONTROL_BAKE_DIFF,
+                                     1ull << 40, 7000, 50};
+    assert_int_equal(there_and_back(&req, 3, &got, NULL), 0);
+    assert_int_equal(got.bake.flags, req.bake.flags);
+    assert_true(got.bake.heartbeat == req.bake.heartbeat);
+    assert_int_equal(got.bake.after_ms, 7000);
+    assert_int_equal(got.bake.quiesce_ms, 50);
+    assert_int_equal(there_and_back(&req, 2, &got, NULL), -EPROTO);
+    req.bake.flags = CONTROL_BAKE_PRE_EXEC;
+    assert_int_equal(there_and_back(&req, 2, &got, NULL), 0);
+    req.bake.flags |= CONTROL_BAKE_POOL;
+    assert_int_equal(there_and_back(&req, 0, &got, NULL), 0);
+    assert_int_equal(there_and_back(&req, 2, &got, NULL), -EPROTO);
+    for (size_t i = 0; i < sizeof(contradictions) / sizeof(contradictions[0]); i++) {
+        req.bake = contradictions[i];
+        assert_not_sent(&req);
+    }
 }
 
 static void what_would_be_refused_is_not_sent(void **state)
@@ -192,6 +264,11 @@ static void requests_cut_anywhere(void **state)
     } cases[] = {{config(), 3},
                  {disk(e, 3), 1},
                  {{.type = CONTROL_VSOCK_CONNECT, .id = 1, .port = 3}, 1},
+                 {{.type = CONTROL_RESTORE, .id = 1, .restore = {CONTROL_RESTORE_DIFF, {1}}}, 4},
+                 {{.type = CONTROL_SAVE, .id = 1}, 2},
+                 {{.type = CONTROL_BAKE, .id = 1, .bake = {CONTROL_BAKE_PRE_EXEC, 0, 0, 0}}, 2},
+                 {{.type = CONTROL_REWIND, .id = 1, .generation = {1}}, 0},
+                 {{.type = CONTROL_TOUCHED, .id = 1}, 1},
                  {{.type = CONTROL_START, .id = 1}, 0}};
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -230,7 +307,9 @@ static void reports_there_and_back(void **state)
         {.type = CONTROL_ERROR, .id = 1, .error = {ENOENT, text}},
         {.type = CONTROL_CONSOLE, .id = 1, .console = {bytes, sizeof(bytes)}},
         {.type = CONTROL_STATS_REPLY, .id = 1, .stats = &stats},
-        {.type = CONTROL_SAVED, .id = 1, .saved = {7, 8, 9}},
+        {.type = CONTROL_SAVED, .id = 1, .saved = {6, 7, 8, 9, 10, 11, 12}},
+        {.type = CONTROL_BAKED,
+         .baked = {CONTROL_BAKE_SNAPSHOT_SAVED, CONTROL_TRIGGER_AFTER, 0, text, {6, 7, 8, 9, 10, 11, 12}}},
         {.type = CONTROL_LIFECYCLE, .lifecycle = {5, 8080}},
         {.type = CONTROL_EXITED, .exited = {CONTROL_EXIT_PANIC, text, bytes, sizeof(bytes)}},
     };
@@ -257,6 +336,11 @@ static void reports_there_and_back(void **state)
             assert_string_equal(got.stats->profile, line);
         } else if (got.type == CONTROL_SAVED) {
             assert_memory_equal(&got.saved, &reps[i].saved, sizeof(got.saved));
+        } else if (got.type == CONTROL_BAKED) {
+            assert_int_equal(got.baked.exit, CONTROL_BAKE_SNAPSHOT_SAVED);
+            assert_int_equal(got.baked.trigger, CONTROL_TRIGGER_AFTER);
+            assert_string_equal(got.baked.text, text);
+            assert_memory_equal(&got.baked.saved, &reps[i].baked.saved, sizeof(got.baked.saved));
         } else if (got.type == CONTROL_LIFECYCLE) {
             assert_int_equal(got.lifecycle.arg, 8080);
         } else if (got.type == CONTROL_EXITED) {
@@ -301,6 +385,12 @@ static void reports_out_of_limits(void **state)
     assert_int_equal(control_report_encode(&rep, &b, NULL), -EINVAL);
     rep = (struct control_report){.type = CONTROL_STATS_REPLY, .id = 1, .stats = &stats};
     assert_int_equal(control_report_encode(&rep, &b, NULL), -EINVAL);
+    rep = (struct control_report){.type = CONTROL_BAKED, .baked = {.exit = (enum control_bake_exit)9}};
+    assert_int_equal(control_report_encode(&rep, &b, NULL), -EINVAL);
+    rep = (struct control_report){.type = CONTROL_BAKED, .baked = {.trigger = (enum control_trigger)6}};
+    assert_int_equal(control_report_encode(&rep, &b, NULL), -EINVAL);
+    rep = (struct control_report){.type = CONTROL_BAKED, .id = 1}; /* is no reply */
+    assert_int_equal(control_report_encode(&rep, &b, NULL), -EINVAL);
     /* The largest that is allowed fits. */
     b.len = 0;
     text[CONTROL_MAX_TEXT] = '\0';
@@ -317,6 +407,10 @@ static void names_and_ids(void **state)
 
     assert_string_equal(control_exit_name(CONTROL_EXIT_POWER_OFF), "power-off");
     assert_string_equal(control_exit_name((enum control_exit_reason)77), "");
+    assert_string_equal(control_trigger_name(CONTROL_TRIGGER_PARKED), "workload-parked");
+    assert_string_equal(control_trigger_name((enum control_trigger)77), "");
+    assert_string_equal(control_bake_exit_name(CONTROL_BAKE_READY), "bake_ready");
+    assert_string_equal(control_bake_exit_name((enum control_bake_exit)77), "");
     assert_int_equal(control_frame_id(frame, 8), 0x12345678);
     assert_int_equal(control_frame_id(frame, 7), 0);
 }
@@ -325,7 +419,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_there_and_back),
-        cmocka_unit_test(snapshots_there_and_back),
+        cmocka_unit_test(restores_there_and_back),
+        cmocka_unit_test(saves_there_and_back),
+        cmocka_unit_test(bakes_there_and_back),
         cmocka_unit_test(what_would_be_refused_is_not_sent),
         cmocka_unit_test(config_must_bring_its_descriptors),
         cmocka_unit_test(extents_must_have_descriptors),

@@ -26,6 +26,8 @@ struct fixture {
     unsigned lifecycle_calls, ended_calls;
     uint32_t kind;
     uint64_t arg;
+    struct control_baked baked; /* without its text */
+    char line[64];
 };
 
 static void on_lifecycle(void *ctx, uint32_t kind, uint64_t arg)
@@ -49,7 +51,16 @@ static void on_ended(void *ctx)
     ((struct fixture *)ctx)->ended_calls++;
 }
 
-static const struct worker_ops ops = {on_lifecycle, on_console, on_ended};
+static void on_baked(void *ctx, const struct control_baked *baked)
+{
+    struct fixture *f = ctx;
+
+    f->baked = *baked;
+    f->baked.text = NULL;
+    snprintf(f->line, sizeof(f->line), "%s", baked->text);
+}
+
+static const struct worker_ops ops = {on_lifecycle, on_console, on_ended, on_baked};
 
 static int set_up(void **state)
 {
@@ -142,6 +153,45 @@ static void several_requests_are_under_way(void **state)
     assert_int_equal(f->lifecycle_calls, 1);
     assert_int_equal(f->kind, SM_LC_EV_LISTENER);
     assert_int_equal(f->arg, 80);
+}
+
+static void the_end_of_a_bake_is_told(void **state)
+{
+    struct fixture *f = *state;
+    uint32_t id = ask(f, CONTROL_STATS, false);
+    struct control_stats stats = {.vcpus = 1};
+
+    take(f, CONTROL_STATS);
+    reply(f, &(struct control_report){.type = CONTROL_BAKED,
+                                      .baked = {.exit = CONTROL_BAKE_SNAPSHOT_SAVED,
+                                                .trigger = CONTROL_TRIGGER_LISTENER,
+                                                .text = (char[]){"listener fired"},
+                                                .saved = {.data_pages = 12}}});
+    reply(f, &(struct control_report){.type = CONTROL_STATS_REPLY, .id = id, .stats = &stats});
+    assert_int_equal(worker_await(f->w, id, CONTROL_STATS_REPLY, NULL, NULL), 0);
+    assert_string_equal(f->line, "listener fired");
+    assert_int_equal(f->baked.exit, CONTROL_BAKE_SNAPSHOT_SAVED);
+    assert_int_equal(f->baked.trigger, CONTROL_TRIGGER_LISTENER);
+    assert_int_equal(f->baked.saved.data_pages, 12);
+}
+
+/* A live save is answered when it is done, whatever was asked and answered since. */
+static void answers_come_in_any_order(void **state)
+{
+    struct fixture *f = *state;
+    struct control_request req = {.type = CONTROL_SAVE, .save_flags = CONTROL_SAVE_LIVE};
+    struct control_report rep;
+    uint32_t save, ping = 0;
+
+    assert_int_equal(worker_send(f->w, &req, (int[]){f->peer, f->peer}, 2, false, &save, NULL), 0);
+    assert_int_equal(take(f, CONTROL_SAVE), save);
+    ping = ask(f, CONTROL_CONSOLE_TAIL, false);
+    take(f, CONTROL_CONSOLE_TAIL);
+    reply(f, &(struct control_report){.type = CONTROL_CONSOLE, .id = ping, .console = {(char[]){"x"}, 1}});
+    assert_int_equal(worker_await(f->w, ping, CONTROL_CONSOLE, NULL, NULL), 0);
+    reply(f, &(struct control_report){.type = CONTROL_SAVED, .id = save, .saved = {.live_pages = 3}});
+    assert_int_equal(worker_await(f->w, save, CONTROL_SAVED, &rep, NULL), 0);
+    assert_int_equal(rep.saved.live_pages, 3);
 }
 
 static void errors_keep_their_sentence(void **state)
@@ -372,6 +422,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(several_requests_are_under_way),
+        TEST(the_end_of_a_bake_is_told),
+        TEST(answers_come_in_any_order),
         TEST(errors_keep_their_sentence),
         TEST(wrong_kind_of_answer_is_an_error),
         TEST(unasked_answer_ends_it),
