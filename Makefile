@@ -9,7 +9,7 @@ OUT := $(B)/out
 GUEST := $(B)/guest
 ARCH := $(shell uname -m)
 FUZZ_SECONDS ?= 30
-TEST_IMAGES := busybox buildah debian python nginx redis node torture
+TEST_IMAGES := busybox check buildah debian python nginx redis node torture
 
 export PYTHONDONTWRITEBYTECODE := 1
 
