@@ -443,6 +443,9 @@ SM_API int sm_store_fsck(struct sm_store *store, const struct sm_fsck_options *o
 /* ---- Machines ---- */
 
 struct sm_vm;
+struct sm_bake_config;
+struct sm_prepared;
+struct sm_vm_event;
 
 #define SM_VM_MEMORY_MIB_DEFAULT       256
 #define SM_VM_MEMORY_MIB_MIN           32
@@ -475,6 +478,22 @@ struct sm_vm_config {
      */
     void (*console)(void *ctx, const char *data, size_t len);
     void *console_ctx;
+
+    /*
+     * Where the machine comes from: see "Baking and restoring". `boot`, not 0: it boots, and snapshots are neither used
+     * nor made; so it is too with `console`, whose owner wants to see that. `no_base`, not 0: a bake boots, too, and is
+     * stored whole.
+     */
+    int boot, no_base;
+    const struct sm_bake_config *bake; /* NULL: the usual */
+    struct sm_prepared *prepared;      /* workers to take one of, while there are any; NULL: none */
+
+    /* What the start is at, on the thread that starts. Not 0: stop, with ECANCELED. It must not call the library. */
+    int (*event)(void *ctx, const struct sm_vm_event *event);
+    void *event_ctx;
+
+    int renew_signal; /* after a restore the main process of every command gets this signal, by Linux's numbers; 0: none
+                       */
 };
 
 #define SM_VM_CONFIG_INIT                                                                                              \
@@ -484,7 +503,8 @@ struct sm_vm_config {
 
 /*
  * Start a machine with `image` as its root (a writable layer over it lives in the machine's memory) and wait until it
- * takes commands. `config` may be NULL.
+ * takes commands: restored from the image's snapshot, which is baked first where there is none. `config` may be NULL.
+ * What the machine still has to do for later starts is done by sm_vm_settle().
  *
  * Errors: EINVAL a value out of its range; ENOENT no /dev/kvm, kernel or worker; EACCES no permission for /dev/kvm;
  * ENOTSUP a KVM that can't run Linux; ENOEXEC a kernel that can't be booted; ENOMEM; ETIMEDOUT the guest did not
@@ -522,16 +542,24 @@ SM_API int sm_vm_dispatch(struct sm_vm *vm, int timeout_ms, struct sm_error *err
  */
 SM_API long sm_vm_console_tail(struct sm_vm *vm, char *buf, size_t size, struct sm_error *err);
 
+/* How a machine came to be. */
+enum sm_vm_origin {
+    SM_VM_BOOTED = 0,
+    SM_VM_RESTORED = 1, /* from a snapshot of its image, or one that was named */
+    SM_VM_BAKED = 2,    /* its image's snapshot was taken of it; it was restored from the base, or booted (no_base) */
+};
+
 struct sm_vm_stats {
     size_t size;           /* set before the call to sizeof(struct sm_vm_stats) */
     uint64_t memory_bytes; /* guest RAM, as configured */
     uint64_t start_ns;     /* from sm_vm_start() to the guest's readiness */
     uint64_t setup_ns;     /* of that: building the machine, up to the first instruction of the guest */
-    uint64_t uptime_ns;    /* since that first instruction */
+    uint64_t uptime_ns;    /* since that first instruction of this machine, restored or not */
     uint64_t exits;        /* times that the guest left its processors for its worker */
     uint32_t vcpus;
     int32_t worker_pid;
     char sandbox[256]; /* what the worker is shut into, words with spaces between ("userns landlock seccomp ...") */
+    uint32_t restored; /* enum sm_vm_origin */
 };
 
 /* Asks the worker. */
@@ -641,6 +669,184 @@ SM_API int sm_exec_resize(struct sm_exec *exec, uint16_t rows, uint16_t cols, st
 
 /* Read no more from `in`: the command's stdin is at its end after what has been read. */
 SM_API int sm_exec_close_stdin(struct sm_exec *exec, struct sm_error *err);
+
+/* ---- Baking and restoring ---- */
+
+/*
+ * An image is baked once: a machine is brought to a good point and saved there. Every later start restores that
+ * snapshot, in a time that depends neither on its memory's size nor on how long the way there took. Each restored
+ * machine is one of its own: with other random numbers, the right time, its own host name and identity
+ * (/run/supermachine/generation, and /etc/machine-id where the image leaves that to the machine).
+ *
+ * Which snapshot: image, kernel, agent, memory, processors, kernel arguments, trigger, extra files, warm-up and this
+ * library's version make up its key, and what the workload is where it runs already. What differs is baked anew;
+ * nothing is ever out of date. A snapshot that turns out to be damaged, or not fit for this host, is replaced.
+ *
+ * What a bake begins with is the base: a snapshot of kernel and agent alone, one for each kernel, agent, memory size,
+ * number of processors and kernel arguments, made when it is first wanted. So no kernel boots for an image, and of its
+ * snapshot only what differs from the base is kept.
+ *
+ * A bake that cannot be stored (the disk is full, the store cannot be written to) does not keep a machine from
+ * starting: it goes on without (SM_VM_NOT_STORED). Several processes may start the same image at once: one bakes.
+ */
+
+struct sm_snapshot; /* "Snapshots": sm_snapshot_open() */
+
+/* When a machine that is baked is saved. */
+enum sm_trigger {
+    /* SM_TRIGGER_LISTENER when `workload` is given, is the image's own command, wants no terminal and no standard
+     * input, and the image exposes TCP ports; else SM_TRIGGER_PRE_EXEC. */
+    SM_TRIGGER_AUTO = 0,
+    SM_TRIGGER_PRE_EXEC = 1,  /* everything is set up and nothing was started yet: good for any command */
+    SM_TRIGGER_LISTENER = 2,  /* the workload listens on a TCP port; or it has ended, or `after_ms` are over */
+    SM_TRIGGER_PARKED = 3,    /* the workload has ended; or `after_ms` are over */
+    SM_TRIGGER_HEARTBEAT = 4, /* the agent has counted `heartbeat` tenths of a second; or `after_ms` are over */
+    SM_TRIGGER_AFTER = 5,     /* `after_ms` after the workload was started */
+};
+
+/* A file of the host's that is put into the machine, over what the image has there. */
+struct sm_bake_file {
+    const char *host;  /* a regular file; its permission bits are kept, its owner becomes root */
+    const char *guest; /* absolute; directories on the way are made */
+};
+
+#define SM_BAKE_AFTER_MS_DEFAULT   7000
+#define SM_BAKE_QUIESCE_MS_DEFAULT 100
+#define SM_BAKE_FILES_MAX          64
+#define SM_BAKE_FILE_BYTES_MAX     (16 * 1024 * 1024) /* of one */
+#define SM_BAKE_TAG_MAX            63
+
+struct sm_bake_config {
+    size_t size; /* sizeof(struct sm_bake_config) */
+
+    enum sm_trigger trigger;
+    uint64_t heartbeat;  /* SM_TRIGGER_HEARTBEAT: at least 1 */
+    uint32_t after_ms;   /* 0: SM_BAKE_AFTER_MS_DEFAULT. Not for SM_TRIGGER_PRE_EXEC, which comes or has failed */
+    uint32_t quiesce_ms; /* how long the guest may take to come to rest; 0: SM_BAKE_QUIESCE_MS_DEFAULT */
+
+    int require_listener; /* not 0, with SM_TRIGGER_LISTENER: a workload that never listens makes the bake fail */
+
+    /*
+     * The command that the machine is for: `args`, `entrypoint`, `cmd`, `env`, `cwd` and `user`. All triggers but
+     * SM_TRIGGER_PRE_EXEC start it before they save, without terminal and input; the first sm_exec_start() of the same
+     * command is then given that one, with all its output from the beginning (as much as it could write while nobody
+     * read). NULL: the machine is for any command; what other triggers start is the image's own.
+     */
+    const struct sm_exec_config *workload;
+
+    /* Run in the machine after it was saved once, to its end, which must be good; then it is saved again. NULL: none.
+     */
+    const char *const *warmup;
+    const char *tag; /* part of the snapshot's key, and shown: at most SM_BAKE_TAG_MAX printable ASCII bytes */
+
+    const struct sm_bake_file *files; /* extra ones */
+    size_t n_files;                   /* at most SM_BAKE_FILES_MAX */
+
+    int force; /* not 0: bake also where there is a snapshot, and replace it */
+};
+
+#define SM_BAKE_CONFIG_INIT                                                                                            \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_bake_config)                                                                          \
+    }
+
+enum sm_vm_event_kind {
+    SM_VM_WAITING = 1,    /* another process bakes the same: `text` says which */
+    SM_VM_BOOTING = 2,    /* kernel and agent, to become the base */
+    SM_VM_RESTORING = 3,  /* the image's snapshot, or, to bake it, the base: `text` is "" or "base" */
+    SM_VM_SETTING_UP = 4, /* the image */
+    SM_VM_TRIGGER = 5,    /* waiting for it: `text` names it */
+    SM_VM_WARMING_UP = 6,
+    SM_VM_SAVING = 7,     /* what was saved is made durable */
+    SM_VM_SAVED = 8,      /* `text`: one line of how that went, with its figures */
+    SM_VM_NOT_STORED = 9, /* `text` is one sentence that says why; the machine goes on */
+    SM_VM_REPLACING = 10, /* a snapshot is no good: `text` says why; it is baked anew */
+};
+
+/* Lives for the call only. May grow at its end in later versions. */
+struct sm_vm_event {
+    enum sm_vm_event_kind kind;
+    const char *text; /* never NULL; may be "" */
+};
+
+#define SM_SNAPSHOT_KEY_SIZE 65 /* 64 hex digits and a NUL */
+
+struct sm_bake_result {
+    size_t size; /* set before the call to sizeof(struct sm_bake_result) */
+    char key[SM_SNAPSHOT_KEY_SIZE];
+    int baked;            /* 0: it was there already */
+    uint64_t duration_ns; /* of the call */
+    uint64_t pause_ns;    /* of that: while the guest stood still to be saved; 0 where it was not baked */
+    char line[192];       /* how that went, with its figures; "" likewise */
+};
+
+/*
+ * Have the snapshot of an image that sm_vm_start() with the same configuration will restore. As sm_vm_start(), but the
+ * machine ends when it has been saved, and what cannot be stored is an error. `config` and `result` may be NULL.
+ */
+SM_API int sm_image_bake(struct sm_image *image, const struct sm_vm_config *config, struct sm_bake_result *result,
+                         struct sm_error *err);
+
+/* Have the base for machines of this configuration: kernel, agent, memory, processors, kernel arguments. */
+SM_API int sm_base_bake(struct sm_store *store, const struct sm_vm_config *config, struct sm_bake_result *result,
+                        struct sm_error *err);
+
+/*
+ * Start a machine from a snapshot. Its memory, processors, image and kernel are the snapshot's; of `config`, which may
+ * be NULL, name, hostname, worker, start_timeout_ms, prepared, renew_signal and the callbacks count. A snapshot may be
+ * restored any number of times at once.
+ *
+ * Errors, beside those of sm_vm_start(): EBADMSG it is damaged; ENOTSUP it does not fit this host or this version;
+ * ENOENT the image it was made of is not in the store, and the sentence names it.
+ */
+SM_API int sm_vm_restore(struct sm_vm **ret, struct sm_snapshot *snapshot, const struct sm_vm_config *config,
+                         struct sm_error *err);
+
+/* sm_vm_save(): */
+#define SM_SAVE_STOP (1u << 0) /* the machine stands still afterwards, and can only be freed */
+#define SM_SAVE_DIFF                                                                                                   \
+    (1u << 1) /* keep only what differs from the snapshot that the machine comes from, or that one's base */
+#define SM_SAVE_LIVE (1u << 2) /* its memory is copied while it runs: the pause does not grow with it */
+
+struct sm_save_result {
+    size_t size;                    /* set before the call to sizeof(struct sm_save_result) */
+    uint64_t pause_ns;              /* while the guest stood still */
+    uint64_t data_bytes;            /* of memory that were written */
+    char key[SM_SNAPSHOT_KEY_SIZE]; /* where it was saved to the store; else "" */
+};
+
+/*
+ * Save a machine that runs as a snapshot: `dest` is a directory that must not be there yet, or NULL: in the store, by a
+ * key of its own. It runs on. What its commands are doing then, their clones do, too, but nobody hears of it: their
+ * connections are reset. `flags` are of SM_SAVE_*; `result` may be NULL.
+ */
+SM_API int sm_vm_save(struct sm_vm *vm, const char *dest, uint32_t flags, struct sm_save_result *result,
+                      struct sm_error *err);
+
+/*
+ * Put a restored machine back to its snapshot, in place: faster than another restore. Commands that ran end as if they
+ * were killed. It is another clone then, with a new identity. ENOTSUP for a machine that was not restored.
+ */
+SM_API int sm_vm_rewind(struct sm_vm *vm, struct sm_error *err);
+
+/*
+ * Do what a machine still has to do for later starts of its image, once commands have run in it: the first machine
+ * restored from a snapshot writes down what it has touched, so that the others read that ahead. sm_vm_free() does it by
+ * itself; a program that ends without it can call this. Nothing is lost when it fails.
+ */
+SM_API void sm_vm_settle(struct sm_vm *vm);
+
+/*
+ * Have `n` workers (1 to SM_PREPARED_MAX) that wait for a snapshot, with machines built. sm_vm_config.prepared takes
+ * them one by one, when a snapshot is restored and memory, processors, kernel and worker are the same; fill() starts as
+ * many as are missing. Like a machine, used by one thread at a time; freed by the thread that made it.
+ */
+#define SM_PREPARED_MAX 64
+SM_API int sm_prepared_new(struct sm_prepared **ret, const struct sm_vm_config *config, unsigned n,
+                           struct sm_error *err);
+SM_API int sm_prepared_fill(struct sm_prepared *prepared, struct sm_error *err);
+SM_API unsigned sm_prepared_ready(const struct sm_prepared *prepared); /* how many are left */
+SM_API void sm_prepared_free(struct sm_prepared *prepared);
 
 /* ---- This host ---- */
 
