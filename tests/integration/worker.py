@@ -14,6 +14,9 @@ REASONS = {1: "stopped", 2: "power-off", 3: "reset", 4: "panic", 5: "triple-faul
 F_SELF_TEST, F_INITRAMFS, F_CONSOLE, F_VERBOSE, F_PROFILE, F_TRACE, F_RESTORE, F_PREPARE = (1 << i for i in range(8))
 SAVE_STOP, SAVE_DIFF, SAVE_LIVE = 1, 2, 4
 RESTORE_DIFF, RESTORE_PREFETCH = 1, 2
+BAKE_PRE_EXEC, BAKE_LISTENER, BAKE_REQUIRE_LISTENER, BAKE_DIFF, BAKE_STOP, BAKE_POOL = (1 << i for i in range(6))
+TRIGGERS = ("heartbeat", "pre-exec", "listener", "parked", "after", "none")
+BAKE_EXITS = ("canceled", "stopped", "snapshot_saved", "system_off", "bake_ready")
 VERSION = 2
 MAX_FRAME = 96 * 1024
 
@@ -55,6 +58,17 @@ def saved(body):
     """The body of SAVED."""
     out = {name: body.u64() for name in ("total_ns", "pause_ns", "data_pages", "zero_pages", "live_pages")}
     return out | {name: body.u32() for name in ("devices", "listeners")}
+
+
+def snapshot_files(directory, diff):
+    """Descriptors of new, empty files for a snapshot."""
+    return [os.open(f"{directory}/{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            for name in ("state", "memory", *(["diff"] if diff else []))]
+
+
+def close_all(fds):
+    for fd in fds:
+        os.close(fd)
 
 
 class Worker:
@@ -109,6 +123,8 @@ class Worker:
             self.events.append(("lifecycle", body.u32(), body.u64()))
         elif kind == EXITED:
             self.events.append(("exited", REASONS[body.u32()], body.blob().decode(), body.blob()))
+        elif kind == BAKED:
+            self.events.append(("baked", BAKE_EXITS[body.u32()], TRIGGERS[body.u32()], body.u32(), body.blob().decode(), saved(body)))
 
     def request(self, kind, body=b"", fds=(), timeout=60):
         return self.reply(self.send(kind, body, fds), timeout)
@@ -158,24 +174,51 @@ class Worker:
     def start(self):
         return self.request(START)
 
-    def save(self, directory, stop=False, timeout=120):
-        """Write the machine to directory/state and directory/memory; what the worker says of it."""
-        fds = [os.open(f"{directory}/{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-               for name in ("state", "memory")]
+    def save(self, directory, stop=False, diff=False, live=False, timeout=120):
+        """Write the machine to directory/state, directory/memory and, of a diff, directory/diff; what the worker says of it."""
+        fds = snapshot_files(directory, diff)
+        flags = (SAVE_STOP if stop else 0) | (SAVE_DIFF if diff else 0) | (SAVE_LIVE if live else 0)
         try:
-            _, body = self.request(SAVE, struct.pack("<I", SAVE_STOP if stop else 0), fds, timeout)
+            _, body = self.request(SAVE, struct.pack("<I", flags), fds, timeout)
         finally:
-            for fd in fds:
-                os.close(fd)
+            close_all(fds)
         return saved(body)
 
-    def restore(self, directory, generation=None):
-        fds = [os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("state", "memory")]
+    def restore(self, directory, generation=None, base=None):
+        """From directory/state and directory/memory; of a diff, `base` is the directory it goes with."""
+        paths = [f"{directory}/state", f"{directory}/memory"]
+        flags = 0
+        if base:
+            flags |= RESTORE_DIFF
+            paths += [f"{base}/memory", f"{directory}/diff"]
+        if os.path.exists(f"{directory}/prefetch"):
+            flags |= RESTORE_PREFETCH
+            paths.append(f"{directory}/prefetch")
+        fds = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
         try:
-            return self.request(RESTORE, struct.pack("<I", 0) + (generation or os.urandom(16)), fds)
+            return self.request(RESTORE, struct.pack("<I", flags) + (generation or os.urandom(16)), fds)
         finally:
-            for fd in fds:
-                os.close(fd)
+            close_all(fds)
+
+    def bake(self, directory=None, flags=0, heartbeat=0, after_ms=0, quiesce_ms=0, diff=False):
+        """Arm a bake; with a directory its files are made there. event("baked") has the outcome."""
+        fds = snapshot_files(directory, diff) if directory else []
+        flags |= (BAKE_DIFF if diff else 0) | (0 if directory else BAKE_POOL)
+        try:
+            return self.request(BAKE, struct.pack("<IQII", flags, heartbeat, after_ms, quiesce_ms), fds)
+        finally:
+            close_all(fds)
+
+    def rewind(self, generation=None):
+        return self.request(REWIND, generation or os.urandom(16))
+
+    def touched(self, path):
+        """Write the list of pages touched since the restore to a new file."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            return self.request(TOUCHED, b"", [fd])
+        finally:
+            os.close(fd)
 
     def console(self):
         _, body = self.request(CONSOLE_TAIL)
