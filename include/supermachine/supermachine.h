@@ -494,6 +494,9 @@ struct sm_vm_config {
 
     int renew_signal; /* after a restore the main process of every command gets this signal, by Linux's numbers; 0: none
                        */
+
+    int share; /* not 0: other processes of this user reach the machine by its name (sm_remote_save()), which is then
+                  needed, and had by one machine of a store at a time: EEXIST */
 };
 
 #define SM_VM_CONFIG_INIT                                                                                              \
@@ -822,6 +825,17 @@ struct sm_save_result {
  */
 SM_API int sm_vm_save(struct sm_vm *vm, const char *dest, uint32_t flags, struct sm_save_result *result,
                       struct sm_error *err);
+
+/*
+ * Save a machine that another process of this user runs: one that was started with `share`, by its name, from an image
+ * of this store. As sm_vm_save(), which that process does while it is in a call that runs the machine (sm_vm_dispatch,
+ * sm_exec_wait, ...). Waits until it is done.
+ *
+ * Errors: ENOENT no such machine; EBUSY another one's save is under way; EIO it ended meanwhile; and what sm_vm_save()
+ * says there.
+ */
+SM_API int sm_remote_save(struct sm_store *store, const char *name, const char *dest, uint32_t flags,
+                          struct sm_save_result *result, struct sm_error *err);
 
 /*
  * Put a restored machine back to its snapshot, in place: faster than another restore. Commands that ran end as if they

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -36,7 +37,13 @@ static int check_head(struct reader *in, uint16_t *ret_type, struct sm_error *er
 
 static bool path_ok(const char *path)
 {
-    return path && path[0] == '/' && strlen(path) < PATH_MAX;
+    return path && (path[0] == '/' || !path[0]) && strlen(path) < PATH_MAX;
+}
+
+static bool key_ok(const char *key)
+{
+    return key && strspn(key, "0123456789abcdef") == strlen(key) &&
+           (!key[0] || strlen(key) == SM_SNAPSHOT_KEY_SIZE - 1);
 }
 
 static bool error_ok(int code, const char *text)
@@ -84,21 +91,16 @@ void remote_request_done(struct remote_request *req)
 
 int remote_reply_encode(const struct remote_reply *rep, struct buf *out, struct sm_error *err)
 {
-    if (rep->type == REMOTE_ERROR && !error_ok(rep->code, rep->text))
-        return sm_error_set(err, EINVAL, "an error of a machine has no sentence");
+    if (rep->type == REMOTE_ERROR ? !error_ok(rep->code, rep->text) : !key_ok(rep->saved.key))
+        return sm_error_set(err, EINVAL, "an answer about a machine holds what cannot be sent");
     head(out, rep->type);
     if (rep->type == REMOTE_ERROR) {
         buf_u32(out, (uint32_t)rep->code);
         buf_str(out, rep->text);
     } else {
-        const struct remote_saved *s = &rep->saved;
-
-        buf_u64(out, s->total_ns);
-        buf_u64(out, s->pause_ns);
-        buf_u64(out, s->memory_bytes);
-        buf_u64(out, s->data_bytes);
-        buf_u64(out, s->zero_bytes);
-        buf_u64(out, s->live_bytes);
+        buf_u64(out, rep->saved.pause_ns);
+        buf_u64(out, rep->saved.data_bytes);
+        buf_str(out, rep->saved.key);
     }
     return out->bad ? sm_error_set(err, ENOMEM, "out of memory") : 0;
 }
@@ -120,12 +122,14 @@ int remote_reply_decode(const void *data, size_t len, struct remote_reply *ret, 
         rep.text = reader_str(&in, SM_ERROR_TEXT_MAX - 1);
         in.bad = in.bad || !error_ok(rep.code, rep.text);
     } else if (type == REMOTE_SAVED) {
-        rep.saved.total_ns = reader_u64(&in);
+        CLEANUP_FREE char *key = NULL;
+
         rep.saved.pause_ns = reader_u64(&in);
-        rep.saved.memory_bytes = reader_u64(&in);
         rep.saved.data_bytes = reader_u64(&in);
-        rep.saved.zero_bytes = reader_u64(&in);
-        rep.saved.live_bytes = reader_u64(&in);
+        key = reader_str(&in, SM_SNAPSHOT_KEY_SIZE - 1);
+        in.bad = in.bad || !key_ok(key);
+        if (!in.bad)
+            snprintf(rep.saved.key, sizeof(rep.saved.key), "%s", key);
     } else {
         in.bad = true;
     }

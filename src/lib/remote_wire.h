@@ -14,22 +14,20 @@
 
 enum remote_type {
     REMOTE_SAVE = 1,     /* request: u32 flags, str path */
-    REMOTE_SAVED = 0x81, /* reply: the fields of struct remote_saved, in their order */
+    REMOTE_SAVED = 0x81, /* reply: u64 pause_ns, u64 data_bytes, str key */
     REMOTE_ERROR = 0x82, /* reply: u32 errno, str sentence */
 };
 
-#define REMOTE_SAVE_STOP      (1u << 0) /* the machine does not run on */
-#define REMOTE_SAVE_DIFF      (1u << 1) /* against what it was restored from, or that one's base */
-#define REMOTE_SAVE_ALL_FLAGS 3u
+#define REMOTE_SAVE_ALL_FLAGS (SM_SAVE_STOP | SM_SAVE_DIFF | SM_SAVE_LIVE)
 
 struct remote_request {
-    uint32_t flags; /* REMOTE_SAVE_* */
-    char *path;     /* where the snapshot's directory shall be: absolute, shorter than PATH_MAX */
+    uint32_t flags; /* SM_SAVE_* */
+    char *path;     /* where the snapshot's directory shall be: absolute, shorter than PATH_MAX; "": in the store */
 };
 
 struct remote_saved {
-    uint64_t total_ns, pause_ns;
-    uint64_t memory_bytes, data_bytes, zero_bytes, live_bytes;
+    uint64_t pause_ns, data_bytes;
+    char key[SM_SNAPSHOT_KEY_SIZE]; /* 64 hex digits, or "" */
 };
 
 struct remote_reply {
