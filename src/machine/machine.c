@@ -19,6 +19,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -106,6 +107,8 @@ static void on_lifecycle_event(void *ctx, uint32_t kind, uint64_t arg, const cha
         vcpu_group_end(&m->group, MACHINE_PANIC, "the guest's kernel panicked: ", text, text_len);
         return;
     }
+    if (kind == SM_LC_EV_LISTENER)
+        atomic_fetch_add(&m->listeners, 1);
     events_post(&m->events, kind, arg);
     vcpu_group_wake(&m->group);
 }
@@ -188,6 +191,9 @@ static void on_wake(struct loop_source *src, uint32_t events)
         return;
     m->ended = true;
     vcpus_join(m->vcpu, m->n_vcpus);
+    live_ended(m);
+    if (why == MACHINE_VCPU_ERROR && machine_memory_cut(m))
+        snprintf(text, sizeof(text), "%s", MACHINE_CUT_SENTENCE);
     m->config.ops->ended(m->config.ctx, why, text);
 }
 
@@ -245,6 +251,7 @@ int machine_new(struct machine **ret, const struct machine_config *config, struc
     m->config = *config;
     m->serial_irq = m->lifecycle_irq = -1;
     m->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    m->clear_refs_fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
     m->wake.fd = -1;
     events_init(&m->events);
     vcpu_group_init(&m->group);
@@ -379,6 +386,7 @@ void machine_free(struct machine *m)
     if (!m)
         return;
     vcpus_join(m->vcpu, m->n_vcpus);
+    live_ended(m);
     loop_remove(m->config.loop, &m->wake);
     loop_timer_cancel(&m->patience);
     for (unsigned i = 0; i < m->n_slots; i++) {
@@ -395,7 +403,9 @@ void machine_free(struct machine *m)
     }
     m->config.hv->vm_free(m->vm);
     ram_done(&m->ram);
+    origin_done(&m->origin);
     close_fd(&m->pagemap_fd);
+    close_fd(&m->clear_refs_fd);
     close_fd(&m->group.wake_fd);
     vcpu_group_done(&m->group);
     events_done(&m->events);

@@ -66,25 +66,60 @@ int machine_add_virtio(struct machine *m, struct virtio_dev *dev, struct sm_erro
 int machine_boot(struct machine *m, int kernel_fd, int initramfs_fd, const char *extra, bool verbose,
                  struct sm_error *err);
 
-/*
- * In the place of machine_boot: take the machine from a snapshot's files, which stay the caller's. It must have been
- * built as the saved one was. The guest learns `generation`, its new identity, before its user code runs.
- */
-#define MACHINE_GENERATION_SIZE 16
-int machine_restore(struct machine *m, int state_fd, int memory_fd, const uint8_t generation[MACHINE_GENERATION_SIZE],
-                    struct sm_error *err);
-
-struct machine_saved {
-    uint64_t pause_ns;               /* in which no vCPU ran */
-    uint64_t data_pages, zero_pages; /* written; looked at and left out */
+/* A snapshot's files. They stay the caller's, open and unmoved during the call; -1: none. */
+struct machine_files {
+    int state, memory;
+    int diff;     /* list of the pages that `memory` holds; the others are in `base` */
+    int base;     /* to restore from a diff: its base's memory */
+    int prefetch; /* to restore: list of pages that are needed soon; may be missing */
 };
 
 /*
- * Write a running machine to two empty files, readable and writable, which stay the caller's. It stands still
- * meanwhile, and then runs on, or, with `stay`, not. On failure it runs on. -ESHUTDOWN: its run has ended.
+ * In the place of machine_boot: take the machine from a snapshot's files, which are only read. It must have been built
+ * as the saved one was. The guest learns `generation`, its new identity, before its user code runs.
  */
-int machine_save(struct machine *m, int state_fd, int memory_fd, bool stay, struct machine_saved *ret,
+#define MACHINE_GENERATION_SIZE 16
+int machine_restore(struct machine *m, const struct machine_files *files,
+                    const uint8_t generation[MACHINE_GENERATION_SIZE], struct sm_error *err);
+
+#define MACHINE_SAVE_STAY (1u << 0) /* do not run on */
+#define MACHINE_SAVE_DIFF (1u << 1) /* only what is not as in the snapshot it was restored from, or in its base */
+
+struct machine_saved {
+    uint64_t total_ns;
+    uint64_t pause_ns;               /* in which no vCPU ran */
+    uint64_t data_pages, zero_pages; /* written; looked at and left out */
+    uint64_t live_pages;             /* written before the pause */
+    uint32_t devices, listeners;     /* virtio devices; ports on which the guest has said to listen */
+};
+
+/*
+ * Write a running machine to empty files, readable and writable: `state`, `memory`, of a diff `diff`. It stands still
+ * meanwhile, and then runs on, or not. On failure it runs on. -ESHUTDOWN: its run has ended. -EBUSY: a live save is
+ * under way. Nothing is made durable.
+ */
+int machine_save(struct machine *m, const struct machine_files *files, unsigned flags, struct machine_saved *ret,
                  struct sm_error *err);
+
+/*
+ * The same while it runs on: it stands still only for what was written meanwhile. `done` is called once, from the loop
+ * or, where this host can't track writes and a plain save has to do, before this returns; the files are the machine's
+ * to use until then. A machine that ends or is freed before that says -ESHUTDOWN. r < 0 at once: `done` is not called.
+ */
+typedef void machine_saved_fn(void *ctx, int r, const struct machine_saved *saved, struct sm_error *err);
+int machine_save_live(struct machine *m, const struct machine_files *files, unsigned flags, machine_saved_fn *done,
+                      void *ctx, struct sm_error *err);
+
+/* Is a live save under way? Then it can neither be saved nor put back. */
+bool machine_is_saving(const struct machine *m);
+
+/* List the pages of a restored machine that were touched since, into the empty file `fd`: a prefetch list. */
+int machine_touched(struct machine *m, int fd, struct sm_error *err);
+
+/* Has a file behind a restored machine's memory become too short for it? Then this is what its end is told with. */
+bool machine_memory_cut(const struct machine *m);
+#define MACHINE_CUT_SENTENCE                                                                                           \
+    "the snapshot's memory file has been cut short under the running machine; make the snapshot anew"
 
 /* Make the vCPU threads; they wait. */
 int machine_spawn(struct machine *m, struct sm_error *err);

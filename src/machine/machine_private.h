@@ -10,7 +10,9 @@
 #include "dev/virtio_mmio.h"
 #include "machine/machine.h"
 #include "machine/ram.h"
+#include "machine/snapshot_memory.h"
 #include "machine/vcpu.h"
+#include "snap/stream.h"
 
 struct slot {
     struct virtio_mmio *transport;
@@ -33,13 +35,37 @@ struct machine {
     int lifecycle_irq;
     struct slot slot[LAYOUT_VIRTIO_SLOTS];
     unsigned n_slots;
-    bool ended;     /* config.ops->ended was called */
-    int pagemap_fd; /* /proc/self/pagemap, which cannot be opened once the process is shut in; -1: not to be had */
-    bool restored;
+    bool ended; /* config.ops->ended was called */
+    /* /proc/self/pagemap and clear_refs, which cannot be opened once the process is shut in; -1: not to be had */
+    int pagemap_fd, clear_refs_fd;
+    struct origin origin;       /* the snapshot it was restored from */
+    struct live *live;          /* the live save that is under way; NULL: none */
+    atomic_uint listeners;      /* ports on which the guest has said to listen */
     struct loop_timer patience; /* with a restored guest that does not say that it is renewed */
 };
 
 /* Interrupts, then doorbells: the last step of building. */
 int machine_bind_lines(struct machine *m, struct sm_error *err);
+
+/* --- snapshot.c: the machine stands still --- */
+
+void machine_pause_devices(struct machine *m);
+void machine_resume_devices(struct machine *m);
+
+/* All state but memory, into a fresh stream; or from the state file. */
+int machine_save_state(struct machine *m, struct snap_stream *s, struct sm_error *err);
+int machine_load_state(struct machine *m, int state_fd, struct sm_error *err);
+
+/* What a save writes beside memory; `runs` for a diff (MACHINE_SAVE_DIFF) only. */
+int machine_write_lists(const struct snap_stream *s, const struct snap_runs *runs, const struct machine_files *files,
+                        unsigned flags, struct sm_error *err);
+
+/* Before its first vCPU runs: it is a clone. */
+int machine_tell_clone(struct machine *m, const uint8_t generation[MACHINE_GENERATION_SIZE], struct sm_error *err);
+
+/* --- live.c --- */
+
+/* The machine has ended: so has a live save, which says so. */
+void live_ended(struct machine *m);
 
 #endif

@@ -9,12 +9,12 @@
  * has then seen later than it is saved), then the devices; memory is read in place and written. Going on is the same
  * list from the end. State waits in its stream until then: writing it, durably, needs no machine that stands still.
  *
- * Pages that were never touched are not looked at, where the kernel's page tables can be read; a restored machine's are
- * in its file even if it never touched them, so all of its memory is read.
+ * Which pages are written: snapshot_memory.c. Saving while the machine runs on: live.c.
  *
  * Restoring: memory is mapped over the machine's (private, copy on write: nothing is read), then the VM, the vCPUs, the
  * devices, in machine_new()'s machine; then lines and doorbells are bound, the guest is told that it is a clone, and
- * devices look at what was left undone. One function says the order of devices, for both directions.
+ * devices look at what was left undone. One function says the order of devices, for both directions. Pages that the
+ * last clone needed are read by the kernel meanwhile.
  *
  * A clone's first vCPU starts alone: its kernel takes identity, entropy and time in an interrupt, before any user code.
  * The others start when it says so, or after RENEW_PATIENCE_NS with a guest that doesn't: its own loss.
@@ -34,7 +34,6 @@
 #include "machine/coord.h"
 #include "machine/machine_private.h"
 #include "snap/file.h"
-#include "snap/memory.h"
 
 #define RENEW_PATIENCE_NS 100000000u
 
@@ -63,27 +62,18 @@ static void device_state(struct machine *m, struct snap_stream *s)
         virtio_mmio_state(m->slot[i].transport, i, s);
 }
 
-static void pause_devices(struct machine *m)
+void machine_pause_devices(struct machine *m)
 {
     for (unsigned i = 0; i < m->n_slots; i++)
         virtio_mmio_pause(m->slot[i].transport);
 }
 
-static void resume_devices(struct machine *m)
+void machine_resume_devices(struct machine *m)
 {
     for (unsigned i = 0; i < m->n_slots; i++)
         virtio_mmio_resume(m->slot[i].transport);
     lifecycle_resume(m->lifecycle);
     serial_resume(m->serial);
-}
-
-static struct snap_memory memory_of(const struct machine *m)
-{
-    struct snap_memory ret = {.n = m->mem.n_regions};
-
-    for (unsigned i = 0; i < ret.n; i++)
-        ret.region[i] = (struct snap_region){.host = m->mem.region[i].host, .size = m->mem.region[i].size};
-    return ret;
 }
 
 /* --- saving --- */
@@ -96,7 +86,7 @@ static int save_vcpu(struct vcpu *v, void *ctx, struct sm_error *err)
     return snap_done(s, err);
 }
 
-static int save_state(struct machine *m, struct snap_stream *s, struct sm_error *err)
+int machine_save_state(struct machine *m, struct snap_stream *s, struct sm_error *err)
 {
     int r;
 
@@ -109,21 +99,20 @@ static int save_state(struct machine *m, struct snap_stream *s, struct sm_error 
     return snap_done(s, err);
 }
 
-static int save_memory(struct machine *m, int fd, struct machine_saved *ret, struct sm_error *err)
+static int save_memory(struct machine *m, const struct machine_files *files, bool diff, struct snap_runs *ret_runs,
+                       struct machine_saved *ret, struct sm_error *err)
 {
-    const struct snap_memory memory = memory_of(m);
-    CLEANUP_FREE uint64_t *touched = NULL;
+    const struct snap_memory memory = machine_memory(m);
+    CLEANUP_FREE uint64_t *wanted = machine_pages_new(m, err);
     struct snap_memory_stats stats;
-    int r = 0;
+    int r = wanted ? machine_pages_wanted(m, diff, wanted, err) : -ENOMEM;
 
-    if (m->pagemap_fd >= 0 && !m->restored) {
-        touched = calloc(SNAP_BITMAP_WORDS(snap_memory_pages(&memory)), sizeof(*touched));
-        if (!touched)
-            return sm_error_sys(err, ENOMEM, "no memory for a list of pages");
-        r = snap_memory_scan(&memory, m->pagemap_fd, SNAP_SCAN_TOUCHED, touched, err);
-    }
-    if (r >= 0)
-        r = snap_memory_save(&memory, touched, fd, &stats, err);
+    if (r == 0 && diff)
+        r = snap_runs_make(ret_runs, wanted, snap_memory_pages(&memory), SNAP_RUNS_TARGET, err);
+    if (r == 0 && diff)
+        snap_runs_mark(ret_runs, wanted);
+    if (r == 0)
+        r = snap_memory_save(&memory, wanted, files->memory, &stats, err);
     if (r < 0)
         return r;
     ret->data_pages = stats.data_pages;
@@ -131,40 +120,54 @@ static int save_memory(struct machine *m, int fd, struct machine_saved *ret, str
     return 0;
 }
 
-int machine_save(struct machine *m, int state_fd, int memory_fd, bool stay, struct machine_saved *ret,
+int machine_write_lists(const struct snap_stream *s, const struct snap_runs *runs, const struct machine_files *files,
+                        unsigned flags, struct sm_error *err)
+{
+    int r = snap_file_write(s, files->state, err);
+
+    return r == 0 && flags & MACHINE_SAVE_DIFF ? snap_runs_write(runs, SNAP_RUNS_DIFF, files->diff, err) : r;
+}
+
+int machine_save(struct machine *m, const struct machine_files *files, unsigned flags, struct machine_saved *ret,
                  struct sm_error *err)
 {
-    struct machine_saved saved = {0};
+    bool stay = flags & MACHINE_SAVE_STAY, diff = flags & MACHINE_SAVE_DIFF;
+    struct machine_saved saved = {.devices = m->n_slots, .listeners = atomic_load(&m->listeners)};
     uint64_t start = io_now_ns();
+    struct snap_runs runs = {0};
     struct snap_stream s;
-    int r = coord_pause(m->vcpu, m->n_vcpus);
+    int r = m->live ? -EBUSY : coord_pause(m->vcpu, m->n_vcpus);
 
+    if (r == -EBUSY)
+        return sm_error_set(err, EBUSY, "the machine is being saved already");
     if (r < 0)
         return sm_error_set(err, -r, "the machine has ended and can't be saved");
     snap_stream_init(&s);
-    pause_devices(m);
-    r = save_state(m, &s, err);
+    machine_pause_devices(m);
+    r = machine_save_state(m, &s, err);
     if (r >= 0)
-        r = save_memory(m, memory_fd, &saved, err);
+        r = save_memory(m, files, diff, &runs, &saved, err);
     if (r >= 0 && stay)
-        r = snap_file_write(&s, state_fd, err);
+        r = machine_write_lists(&s, &runs, files, flags, err);
     saved.pause_ns = io_now_ns() - start;
     if (r < 0 || !stay) {
-        resume_devices(m);
+        machine_resume_devices(m);
         coord_resume(m->vcpu, m->n_vcpus);
     }
     if (r >= 0 && !stay)
-        r = snap_file_write(&s, state_fd, err);
+        r = machine_write_lists(&s, &runs, files, flags, err);
+    snap_runs_done(&runs);
     snap_stream_clear(&s);
     if (r < 0)
         return sm_error_wrap(err, "saving the machine");
+    saved.total_ns = io_now_ns() - start;
     *ret = saved;
     return 0;
 }
 
 /* --- restoring --- */
 
-static int load_state(struct machine *m, int state_fd, struct sm_error *err)
+int machine_load_state(struct machine *m, int state_fd, struct sm_error *err)
 {
     struct snap_stream s;
     int r = snap_file_read(&s, state_fd, err);
@@ -190,7 +193,7 @@ static void on_no_patience(struct loop_timer *timer)
     vcpus_release_others(&m->group);
 }
 
-static int tell_clone(struct machine *m, const uint8_t generation[MACHINE_GENERATION_SIZE], struct sm_error *err)
+int machine_tell_clone(struct machine *m, const uint8_t generation[MACHINE_GENERATION_SIZE], struct sm_error *err)
 {
     uint8_t seed[LIFECYCLE_SEED_BYTES];
 
@@ -208,23 +211,37 @@ static int tell_clone(struct machine *m, const uint8_t generation[MACHINE_GENERA
     return 0;
 }
 
-int machine_restore(struct machine *m, int state_fd, int memory_fd, const uint8_t generation[MACHINE_GENERATION_SIZE],
-                    struct sm_error *err)
+/* Have the pages read that it is going to need, while the rest of it is put together. */
+static int start_prefetch(struct machine *m, int fd, struct sm_error *err)
 {
-    const struct snap_memory memory = memory_of(m);
-    int r = snap_memory_map(&memory, memory_fd, err);
+    const struct snap_memory memory = machine_memory(m);
+    struct snap_runs runs;
+    int r = snap_runs_read(&runs, SNAP_RUNS_PREFETCH, snap_memory_pages(&memory), fd, err);
 
+    if (r < 0)
+        return r;
+    snap_memory_prefetch(&memory, &runs);
+    snap_runs_done(&runs);
+    return 0;
+}
+
+int machine_restore(struct machine *m, const struct machine_files *files,
+                    const uint8_t generation[MACHINE_GENERATION_SIZE], struct sm_error *err)
+{
+    int r = origin_map(m, files, err);
+
+    if (r >= 0 && files->prefetch >= 0)
+        r = start_prefetch(m, files->prefetch, err);
     if (r >= 0) {
-        pause_devices(m);
-        r = load_state(m, state_fd, err);
+        machine_pause_devices(m);
+        r = machine_load_state(m, files->state, err);
     }
     if (r >= 0)
         r = machine_bind_lines(m, err);
     if (r >= 0)
-        r = tell_clone(m, generation, err);
+        r = machine_tell_clone(m, generation, err);
     if (r < 0)
         return sm_error_wrap(err, "restoring the machine");
-    m->restored = true;
-    resume_devices(m);
+    machine_resume_devices(m);
     return 0;
 }

@@ -99,8 +99,6 @@ int snap_file_write(const struct snap_stream *s, int fd, struct sm_error *err)
         r = io_pwrite_full(fd, table.data, table.len, head.len);
     if (r == 0)
         r = io_pwrite_full(fd, s->data.data, s->data.len, head.len + table.len);
-    if (r == 0 && fsync(fd) < 0)
-        r = -errno;
     if (r < 0)
         sm_error_sys(err, -r, "cannot write the snapshot's state");
 out:

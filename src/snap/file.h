@@ -7,7 +7,7 @@
 
 #define SNAP_FILE_VERSION 1u
 
-/* Write all of a saved stream to the empty file `fd` (stays the caller's) and make it durable. */
+/* Write all of a saved stream to the empty file `fd` (stays the caller's). Not durable before fsync. */
 int snap_file_write(const struct snap_stream *s, int fd, struct sm_error *err);
 
 /*

@@ -15,6 +15,11 @@
  * whomever: exactly a diff. Nothing is asked of the hypervisor, no page is write-protected, and device writes count.
  * (mincore(2) would not do: it takes a swapped page for one that never was.)
  *
+ * Memory that is written while it is copied: the kernel's soft-dirty bits say which pages were written since they were
+ * all cleared (Documentation/admin-guide/mm/soft-dirty.rst). Clearing takes the right to write from every page, from
+ * the guest's mappings of them too, so the first write to each faults and is seen, by whomever. Scanning and clearing
+ * are two steps: what is to be complete is scanned while nobody writes.
+ *
  * Restoring maps the file over the addresses that the guest's memory has, and a diff's runs over that. Cost: one system
  * call a region, and one for each run.
  *
@@ -44,7 +49,8 @@
 #define PAGEMAP_PRESENT (1ull << 63)
 #define PAGEMAP_SWAPPED (1ull << 62)
 #define PAGEMAP_FILE    (1ull << 61)
-#define PAGEMAP_BATCH   4096u /* entries */
+#define PAGEMAP_WRITTEN (1ull << 55) /* soft-dirty */
+#define PAGEMAP_BATCH   4096u        /* entries */
 
 uint32_t snap_memory_pages(const struct snap_memory *m)
 {
@@ -70,6 +76,21 @@ static bool is_zero(const uint8_t *page)
 
 /* --- which pages --- */
 
+static bool is_wanted(uint64_t entry, enum snap_scan what)
+{
+    if (!(entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
+        return false;
+    switch (what) {
+    case SNAP_SCAN_TOUCHED:
+        return true;
+    case SNAP_SCAN_PRIVATE:
+        return !(entry & PAGEMAP_FILE);
+    case SNAP_SCAN_WRITTEN:
+        return entry & PAGEMAP_WRITTEN;
+    }
+    return true;
+}
+
 static int scan_region(const struct snap_region *r, uint32_t first, int fd, enum snap_scan what, uint64_t *bitmap,
                        struct sm_error *err)
 {
@@ -83,12 +104,9 @@ static int scan_region(const struct snap_region *r, uint32_t first, int fd, enum
 
         if (got != (ssize_t)(n * sizeof(entry[0])))
             return sm_error_sys(err, got < 0 ? (int)-got : EIO, "cannot read which pages of guest memory are in use");
-        for (uint32_t i = 0; i < n; i++) {
-            bool there = entry[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED);
-
-            if (there && (what == SNAP_SCAN_TOUCHED || !(entry[i] & PAGEMAP_FILE)))
+        for (uint32_t i = 0; i < n; i++)
+            if (is_wanted(entry[i], what))
                 snap_bit_set(bitmap, first + at + i);
-        }
         at += n;
     }
     return 0;
@@ -108,6 +126,33 @@ int snap_memory_scan(const struct snap_memory *m, int pagemap_fd, enum snap_scan
         first += (uint32_t)(m->region[i].size / SNAP_PAGE);
     }
     return r;
+}
+
+int snap_memory_track(int clear_refs_fd, struct sm_error *err)
+{
+    static const char soft_dirty[] = "4\n";
+    ssize_t n = write(clear_refs_fd, soft_dirty, sizeof(soft_dirty) - 1);
+
+    return n < 0 ? sm_error_sys(err, errno, "cannot track writes to guest memory") : 0;
+}
+
+bool snap_memory_can_track(int pagemap_fd, int clear_refs_fd)
+{
+    uint64_t before = 0, after = 0;
+    void *p = mmap(NULL, SNAP_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const struct snap_memory probe = {.region = {{p, SNAP_PAGE}}, .n = 1};
+    volatile uint8_t *byte = p;
+    bool can = p != MAP_FAILED;
+
+    if (!can)
+        return false;
+    *byte = 1;
+    can = snap_memory_track(clear_refs_fd, NULL) == 0 &&
+          snap_memory_scan(&probe, pagemap_fd, SNAP_SCAN_WRITTEN, &before, NULL) == 0;
+    *byte = 2;
+    can = can && snap_memory_scan(&probe, pagemap_fd, SNAP_SCAN_WRITTEN, &after, NULL) == 0;
+    munmap(p, SNAP_PAGE);
+    return can && before == 0 && after == 1;
 }
 
 /*
@@ -166,11 +211,14 @@ int snap_memory_mark_data(int fd, uint32_t pages, uint64_t *bitmap, struct sm_er
 
 /* --- saving --- */
 
+static const uint8_t zero_page[SNAP_PAGE];
+
 /* Pages on their way to the file: `n` from `from`, which belong at page `first`. */
 struct pending {
     int fd;
     const uint8_t *from;
     uint32_t first, n;
+    uint64_t *has; /* of an update: pages that hold data; else NULL */
 };
 
 static int flush(struct pending *p, struct sm_error *err)
@@ -183,15 +231,8 @@ static int flush(struct pending *p, struct sm_error *err)
     return 0;
 }
 
-/* `page` of the file is to hold what is at `from`: written with its neighbours, or left out when it is zero. */
-static int put_page(struct pending *p, uint32_t page, const uint8_t *from, struct snap_memory_stats *stats,
-                    struct sm_error *err)
+static int append(struct pending *p, uint32_t page, const uint8_t *from, struct sm_error *err)
 {
-    if (is_zero(from)) {
-        stats->zero_pages++;
-        return 0;
-    }
-    stats->data_pages++;
     if (p->n && p->first + p->n == page && p->from + (size_t)p->n * SNAP_PAGE == from &&
         (size_t)p->n * SNAP_PAGE < WRITE_MAX) {
         p->n++;
@@ -202,6 +243,23 @@ static int put_page(struct pending *p, uint32_t page, const uint8_t *from, struc
     p->first = page;
     p->n = 1;
     return r;
+}
+
+/* `page` of the file is to hold what is at `from`: written with its neighbours, or left out when it is zero. */
+static int put_page(struct pending *p, uint32_t page, const uint8_t *from, struct snap_memory_stats *stats,
+                    struct sm_error *err)
+{
+    if (!is_zero(from)) {
+        stats->data_pages++;
+        if (p->has)
+            snap_bit_set(p->has, page);
+        return append(p, page, from, err);
+    }
+    stats->zero_pages++;
+    if (!p->has || !snap_bit(p->has, page))
+        return 0;
+    snap_bit_clear(p->has, page);
+    return append(p, page, zero_page, err);
 }
 
 static int prepare_file(int fd, uint32_t pages, struct sm_error *err)
@@ -218,10 +276,10 @@ static int prepare_file(int fd, uint32_t pages, struct sm_error *err)
     return 0;
 }
 
-static int save_region(const struct snap_region *reg, uint32_t first, const uint64_t *bitmap, struct pending *p,
-                       struct snap_memory_stats *stats, struct sm_error *err)
+/* Pages `first` to `end` - 1 of the region that begins at page `start`. */
+static int save_part(const struct snap_region *reg, uint32_t start, uint32_t first, uint32_t end,
+                     const uint64_t *bitmap, struct pending *p, struct snap_memory_stats *stats, struct sm_error *err)
 {
-    uint32_t end = first + (uint32_t)(reg->size / SNAP_PAGE);
     int r = 0;
 
     for (uint32_t page = first; r == 0 && page < end; page++) {
@@ -230,9 +288,26 @@ static int save_region(const struct snap_region *reg, uint32_t first, const uint
             continue;
         }
         if (!bitmap || snap_bit(bitmap, page))
-            r = put_page(p, page, reg->host + (size_t)(page - first) * SNAP_PAGE, stats, err);
+            r = put_page(p, page, reg->host + (size_t)(page - start) * SNAP_PAGE, stats, err);
     }
     return r == 0 ? flush(p, err) : r;
+}
+
+static int save_pages(const struct snap_memory *m, const uint64_t *bitmap, uint32_t first, uint32_t end,
+                      struct pending *p, struct snap_memory_stats *stats, struct sm_error *err)
+{
+    uint32_t start = 0;
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < m->n; i++) {
+        uint32_t stop = start + (uint32_t)(m->region[i].size / SNAP_PAGE);
+
+        if (first < stop && end > start)
+            r = save_part(&m->region[i], start, first > start ? first : start, end < stop ? end : stop, bitmap, p,
+                          stats, err);
+        start = stop;
+    }
+    return r;
 }
 
 int snap_memory_save(const struct snap_memory *m, const uint64_t *bitmap, int fd, struct snap_memory_stats *ret,
@@ -240,17 +315,28 @@ int snap_memory_save(const struct snap_memory *m, const uint64_t *bitmap, int fd
 {
     struct snap_memory_stats stats = {0};
     struct pending p = {.fd = fd};
-    uint32_t first = 0;
-    int r = prepare_file(fd, snap_memory_pages(m), err);
+    int r = snap_memory_begin(m, fd, err);
 
-    for (unsigned i = 0; r == 0 && i < m->n; i++) {
-        r = save_region(&m->region[i], first, bitmap, &p, &stats, err);
-        first += (uint32_t)(m->region[i].size / SNAP_PAGE);
-    }
+    if (r == 0)
+        r = save_pages(m, bitmap, 0, snap_memory_pages(m), &p, &stats, err);
     if (r < 0)
         return r;
     *ret = stats;
     return 0;
+}
+
+int snap_memory_begin(const struct snap_memory *m, int fd, struct sm_error *err)
+{
+    return prepare_file(fd, snap_memory_pages(m), err);
+}
+
+int snap_memory_update(const struct snap_memory *m, const uint64_t *bitmap, uint32_t first, uint32_t end, uint64_t *has,
+                       int fd, struct sm_error *err)
+{
+    struct snap_memory_stats stats = {0}; /* `has` tells */
+    struct pending p = {.fd = fd, .has = has};
+
+    return save_pages(m, bitmap, first, end, &p, &stats, err);
 }
 
 /* --- files to files --- */

@@ -31,6 +31,7 @@ uint32_t snap_memory_pages(const struct snap_memory *m);
 enum snap_scan {
     SNAP_SCAN_TOUCHED, /* pages that were read or written since they were mapped */
     SNAP_SCAN_PRIVATE, /* pages that are this process's own: written; of memory that has no file, also some read ones */
+    SNAP_SCAN_WRITTEN, /* pages that were written since snap_memory_track() */
 };
 
 /*
@@ -39,6 +40,15 @@ enum snap_scan {
  */
 int snap_memory_scan(const struct snap_memory *m, int pagemap_fd, enum snap_scan what, uint64_t *bitmap,
                      struct sm_error *err);
+
+/*
+ * From now on writes to memory are tracked, once more from the start (`clear_refs_fd`: /proc/self/clear_refs, to be
+ * written). It acts on all memory of this process, which gets a page fault for the first write to each page.
+ */
+int snap_memory_track(int clear_refs_fd, struct sm_error *err);
+
+/* Does this host's kernel track writes? Tries it on a page of its own. */
+bool snap_memory_can_track(int pagemap_fd, int clear_refs_fd);
 
 /* Set the bits of pages for which a memory file of `pages` has data, not holes. */
 int snap_memory_mark_data(int fd, uint32_t pages, uint64_t *bitmap, struct sm_error *err);
@@ -50,11 +60,19 @@ struct snap_memory_stats {
 
 /*
  * Write guest memory to the empty file `fd`: the pages whose bit is set (all when `bitmap` is NULL), but those that
- * are zero. It is read in place; nothing writes to it meanwhile, or the caller knows how to write those pages again.
- * Not durable before fsync.
+ * are zero. It is read in place; nothing writes to it meanwhile. Not durable before fsync.
  */
 int snap_memory_save(const struct snap_memory *m, const uint64_t *bitmap, int fd, struct snap_memory_stats *ret,
                      struct sm_error *err);
+
+/*
+ * The same piece by piece, of memory that changes meanwhile: pages that were written since are written again.
+ * snap_memory_begin() gives the empty file its length; `has` has a bit for each page of which the file holds data: all
+ * clear at first. A page that is zero, but was not, is zeroed in the file, too.
+ */
+int snap_memory_begin(const struct snap_memory *m, int fd, struct sm_error *err);
+int snap_memory_update(const struct snap_memory *m, const uint64_t *bitmap, uint32_t first, uint32_t end, uint64_t *has,
+                       int fd, struct sm_error *err);
 
 /* Write base + diff to the empty file `out_fd` as one memory file. */
 int snap_memory_merge(int base_fd, int diff_fd, const struct snap_runs *diff, int out_fd, struct sm_error *err);

@@ -41,6 +41,15 @@ static const struct {
     [SNAP_RUNS_PREFETCH] = {{'S', 'M', 'p', 'r', 'e', 'f', ' ', '\n'}, "prefetch list"},
 };
 
+uint32_t snap_bits_count(const uint64_t *bitmap, uint32_t pages)
+{
+    uint32_t sum = 0;
+
+    for (size_t i = 0; i < SNAP_BITMAP_WORDS(pages); i++)
+        sum += (uint32_t)__builtin_popcountll(bitmap[i]);
+    return sum;
+}
+
 /* The first page from `page` on whose bit is `set`; `pages` when there is none. */
 static uint32_t next_bit(const uint64_t *bitmap, uint32_t pages, uint32_t page, bool set)
 {
@@ -137,8 +146,6 @@ int snap_runs_write(const struct snap_runs *runs, enum snap_runs_kind kind, int 
         buf_patch_u32(&b, HEADER_CRC, crc32c(crc, b.data + HEADER_BYTES, b.len - HEADER_BYTES));
         r = io_pwrite_full(fd, b.data, b.len, 0);
     }
-    if (r == 0 && fsync(fd) < 0)
-        r = -errno;
     buf_done(&b);
     return r < 0 ? sm_error_sys(err, -r, "cannot write the snapshot's %s", kinds[kind].name) : 0;
 }

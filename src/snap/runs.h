@@ -35,10 +35,18 @@ static inline void snap_bit_set(uint64_t *bitmap, uint32_t page)
     bitmap[page / 64] |= 1ull << (page % 64);
 }
 
+static inline void snap_bit_clear(uint64_t *bitmap, uint32_t page)
+{
+    bitmap[page / 64] &= ~(1ull << (page % 64));
+}
+
 static inline bool snap_bit(const uint64_t *bitmap, uint32_t page)
 {
     return bitmap[page / 64] >> (page % 64) & 1;
 }
+
+/* How many bits are set. */
+uint32_t snap_bits_count(const uint64_t *bitmap, uint32_t pages);
 
 /*
  * The runs of set bits. More than `target` of them are joined over short gaps, as short as will do, so that unset pages
@@ -54,7 +62,7 @@ void snap_runs_mark(const struct snap_runs *runs, uint64_t *bitmap);
 /* Pages in all runs. */
 uint32_t snap_runs_total(const struct snap_runs *runs);
 
-/* Write the list to the empty file `fd` and make it durable. */
+/* Write the list to the empty file `fd`. Not durable before fsync. */
 int snap_runs_write(const struct snap_runs *runs, enum snap_runs_kind kind, int fd, struct sm_error *err);
 
 /* Read a list for a memory of `pages`; a wrong one is -EBADMSG or -ENOTSUP and a sentence. */

@@ -96,7 +96,6 @@ static const struct allowed main_calls[] = {
     {SCMP_SYS(fallocate), ANY},     /* likewise: discard, write zeroes */
     {SCMP_SYS(ioctl), IOCTL_STATE}, /* the VM's own state is saved */
     {SCMP_SYS(ftruncate), ANY},     /* a snapshot's files */
-    {SCMP_SYS(fsync), ANY},         /* likewise */
     {SCMP_SYS(lseek), ANY},         /* likewise: holes */
 };
 

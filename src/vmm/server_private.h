@@ -65,6 +65,8 @@ int serve_touched(struct server *s, struct fds *fds, struct sm_error *err);
 /* Replies by itself. */
 void serve_save(struct server *s, const struct control_request *req, struct fds *fds);
 
+struct control_saved server_saved(const struct machine_saved *saved);
+
 /* --- serve_bake.c --- */
 
 int serve_bake(struct server *s, const struct control_request *req, struct fds *fds, struct sm_error *err);

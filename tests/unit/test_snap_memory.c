@@ -400,6 +400,84 @@ static void a_merge_that_fails_is_told(void **state)
     guest_free(g);
 }
 
+/* A file that is brought up to date while memory changes: what is zero now is zero there, too. */
+static void an_update_is_exact(void **state)
+{
+    struct guest *g = guest_new();
+    uint64_t has[SNAP_BITMAP_WORDS(PAGES)] = {0}, changed[SNAP_BITMAP_WORDS(PAGES)] = {0};
+    int fd = new_file();
+
+    for (size_t i = 0; i < N_SOME; i++)
+        touch(g, some[i]);
+    assert_int_equal(snap_memory_begin(&g->m, fd, NULL), 0);
+    assert_int_equal(snap_memory_begin(&g->m, fd, NULL), -EINVAL); /* is not empty any more */
+    for (uint32_t at = 0; at < PAGES; at += 77)                    /* pieces that end anywhere */
+        assert_int_equal(snap_memory_update(&g->m, g->bitmap, at, at + 77 < PAGES ? at + 77 : PAGES, has, fd, NULL), 0);
+    assert_file_is(g, fd);
+    assert_int_equal(snap_bits_count(has, PAGES), N_SOME);
+
+    memset(page(g, LOW - 1), 0, SNAP_PAGE);
+    memset(page(g, LOW), 0, SNAP_PAGE);
+    page(g, 3)[0] = 1;
+    page(g, 1000)[9] = 9;
+    static const uint32_t list[] = {3, 4, LOW - 1, LOW, 1000};
+    for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
+        snap_bit_set(changed, list[i]);
+    assert_int_equal(snap_memory_update(&g->m, changed, 0, PAGES, has, fd, NULL), 0);
+    assert_file_is(g, fd);
+    assert_int_equal(snap_bits_count(has, PAGES), N_SOME + 1 - 2);
+    assert_false(snap_bit(has, LOW));
+    close(fd);
+    guest_free(g);
+}
+
+static void writes_are_tracked(void **state)
+{
+    struct guest *g = guest_new();
+    uint64_t seen[SNAP_BITMAP_WORDS(PAGES)] = {0}, want[SNAP_BITMAP_WORDS(PAGES)] = {0};
+    struct snap_memory_stats stats;
+    int maps = pagemap(), clear = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+
+    assert_false(snap_memory_can_track(-1, clear));
+    assert_false(snap_memory_can_track(maps, -1));
+    assert_int_equal(snap_memory_track(-1, NULL), -EBADF);
+    if (!snap_memory_can_track(maps, clear)) {
+        close(maps);
+        close(clear);
+        guest_free(g);
+        print_message("this kernel does not track writes (soft-dirty)\n");
+        skip();
+    }
+    /* Of memory that came from a file, and of memory that did not. */
+    for (uint32_t n = 0; n < PAGES; n += 2)
+        touch(g, n);
+    int fd = saved(g, NULL, &stats);
+    for (int mapped = 0; mapped < 2; mapped++) {
+        volatile uint8_t sink = 0;
+
+        if (mapped)
+            assert_int_equal(snap_memory_map(&g->m, fd, NULL), 0);
+        for (int round = 0; round < 2; round++) {
+            memset(seen, 0, sizeof(seen));
+            memset(want, 0, sizeof(want));
+            assert_int_equal(snap_memory_track(clear, NULL), 0);
+            for (uint32_t n = 0; n < PAGES; n += 3)
+                sink = page(g, n)[5];
+            for (uint32_t n = (uint32_t)round; n < PAGES; n += 5) {
+                page(g, n)[0]++;
+                snap_bit_set(want, n);
+            }
+            assert_int_equal(snap_memory_scan(&g->m, maps, SNAP_SCAN_WRITTEN, seen, NULL), 0);
+            assert_memory_equal(seen, want, sizeof(seen));
+        }
+        (void)sink;
+    }
+    close(fd);
+    close(maps);
+    close(clear);
+    guest_free(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -413,6 +491,8 @@ int main(void)
         cmocka_unit_test(full_is_base_and_diff),
         cmocka_unit_test(a_full_capture_of_a_clone_needs_no_holes),
         cmocka_unit_test(a_merge_that_fails_is_told),
+        cmocka_unit_test(an_update_is_exact),
+        cmocka_unit_test(writes_are_tracked),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
