@@ -116,6 +116,9 @@ bool machine_is_saving(const struct machine *m);
 /* List the pages of a restored machine that were touched since, into the empty file `fd`: a prefetch list. */
 int machine_touched(struct machine *m, int fd, struct sm_error *err);
 
+/* Is this an address in guest memory? Of a machine that is built: looks at constant data only. */
+bool machine_has_address(const struct machine *m, const void *host);
+
 /* Has a file behind a restored machine's memory become too short for it? Then this is what its end is told with. */
 bool machine_memory_cut(const struct machine *m);
 #define MACHINE_CUT_SENTENCE                                                                                           \

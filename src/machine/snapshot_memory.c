@@ -95,6 +95,16 @@ void origin_done(struct origin *o)
     snap_runs_done(&o->diff);
 }
 
+bool machine_has_address(const struct machine *m, const void *host)
+{
+    const uint8_t *p = host;
+
+    for (unsigned i = 0; i < m->mem.n_regions; i++)
+        if (p >= m->mem.region[i].host && p < m->mem.region[i].host + m->mem.region[i].size)
+            return true;
+    return false;
+}
+
 static bool is_short(int fd, uint32_t pages)
 {
     struct stat st;

@@ -277,6 +277,30 @@ static int add_devices(struct server *s, struct sm_error *err)
     return r < 0 ? r : machine_add_virtio(s->machine, rng, err);
 }
 
+static bool is_guest_memory(const void *ctx, const void *addr)
+{
+    return machine_has_address(ctx, addr);
+}
+
+/* Memory that comes from a file may end under the guest: what is to be said then is made now. */
+static int guard_memory(struct server *s, struct sm_error *err)
+{
+    char sentence[] = MACHINE_CUT_SENTENCE;
+    const struct control_report rep = {.type = CONTROL_EXITED,
+                                       .exited = {.reason = CONTROL_EXIT_VCPU_ERROR, .text = sentence}};
+    int r = control_report_encode(&rep, &s->last_frame, err);
+
+    if (r < 0)
+        return r;
+    s->last_words = (struct sigbus_words){.is_guest = is_guest_memory,
+                                          .ctx = s->machine,
+                                          .sock = s->sock,
+                                          .frame = s->last_frame.data,
+                                          .len = s->last_frame.len,
+                                          .complaint = "supermachine-vmm: " MACHINE_CUT_SENTENCE "\n"};
+    return sigbus_guard(&s->last_words, err);
+}
+
 /* An empty machine with its devices. */
 int server_build_machine(struct server *s, struct sm_error *err)
 {
@@ -295,7 +319,9 @@ int server_build_machine(struct server *s, struct sm_error *err)
                                     .ctx = s};
     int r = machine_new(&s->machine, &config, err);
 
-    return r < 0 ? r : add_devices(s, err);
+    if (r == 0)
+        r = add_devices(s, err);
+    return r == 0 && s->config.flags & CONTROL_CONFIG_RESTORE ? guard_memory(s, err) : r;
 }
 
 static int boot(struct server *s, struct sm_error *err)
@@ -523,6 +549,7 @@ int server_run(int sock, struct sm_error *err)
                        .kernel_fd = -1,
                        .initramfs_fd = -1,
                        .console_fd = -1,
+                       .last_frame = buf_init(CONTROL_MAX_FRAME),
                        .sock_src = {.fd = -1},
                        .owner_src = {.fd = -1}};
     int r = io_set_nonblock(sock);
@@ -538,7 +565,9 @@ int server_run(int sock, struct sm_error *err)
     }
     if (r < 0)
         sm_error_sys(err, -r, "the worker's loop failed");
+    sigbus_guard(NULL, NULL);
     machine_free(s.machine);
+    buf_done(&s.last_frame);
     for (unsigned i = 0; i < s.n_disks; i++)
         if (s.disk[i])
             s.disk[i]->ops->free(s.disk[i]);

@@ -6,11 +6,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/loop.h"
 #include "dev/virtio.h"
 #include "machine/machine.h"
 #include "proto/control.h"
 #include "vmm/sandbox.h"
+#include "vmm/sigbus.h"
 
 /* See server.c for what leads from one to another. */
 enum server_state { SERVER_NEW, SERVER_CONFIGURED, SERVER_RUNNING, SERVER_SAVED, SERVER_FAILED };
@@ -33,7 +35,9 @@ struct server {
     struct sandbox_filters *filters;
     uint32_t sandbox; /* steps taken */
     uint64_t start_ns;
-    uint8_t *frame; /* CONTROL_MAX_FRAME bytes to receive into */
+    uint8_t *frame;        /* CONTROL_MAX_FRAME bytes to receive into */
+    struct buf last_frame; /* of a worker that cannot say any other */
+    struct sigbus_words last_words;
 };
 
 /* A frame's descriptors: what a handler takes is set to -1, the rest is closed. */
