@@ -723,7 +723,7 @@ struct sm_bake_config {
     size_t size; /* sizeof(struct sm_bake_config) */
 
     enum sm_trigger trigger;
-    uint64_t heartbeat;  /* SM_TRIGGER_HEARTBEAT: at least 1 */
+    uint32_t heartbeat;  /* SM_TRIGGER_HEARTBEAT: at least 1 */
     uint32_t after_ms;   /* 0: SM_BAKE_AFTER_MS_DEFAULT. Not for SM_TRIGGER_PRE_EXEC, which comes or has failed */
     uint32_t quiesce_ms; /* how long the guest may take to come to rest; 0: SM_BAKE_QUIESCE_MS_DEFAULT */
 
