@@ -21,6 +21,11 @@
 #define OCI_RECORD_MAX_IMAGES 64 /* one a platform */
 #define OCI_RECORD_MAX_SOURCE 8192
 
+/* A snapshot in the store (oci/snapshot_meta.h). Its files' own limits are in snap/limits.h. */
+#define SNAPSHOT_PAGE           4096u
+#define SNAPSHOT_TEXT_MAX       4096      /* bytes of a text that people are shown */
+#define SNAPSHOT_SMALL_FILE_MAX (4 * MIB) /* of each but the memory */
+
 /* One layer. */
 #define OCI_LAYER_MAX_BLOB    (64 * GIB)   /* compressed */
 #define OCI_LAYER_MAX_TAR     (128 * GIB)  /* decompressed */

@@ -9,6 +9,8 @@
  *   layers/<64 hex>/data, index   one converted layer, named by its diff id
  *   images/<64 hex>/meta.erofs    the merged metadata, named by a hash over the layers' diff ids
  *   blobs/, partial/              what images came as: blobs.c
+ *   snapshots/<64 hex>/           saved machines: snapshot_dirs.c
+ *   sums/                         digests of the files that machines boot from: lib/filesum.c
  *   names/, used/                 what they are called, and when they were used: names.c
  *   locks/<kind>-<64 hex>         empty files, locked by whoever makes that object; never removed
  *   locks/gc, locks/names         see gc.c, names.c
@@ -49,11 +51,22 @@
 #define TEMP_TRIES        100
 #define STORE_MAX_OBJECTS 1000000u
 
-static const char *const kind_names[] = {[STORE_LAYER] = "layer", [STORE_IMAGE] = "image", [STORE_BLOB] = "blob"};
+static const char *const kind_names[] = {
+    [STORE_LAYER] = "layer", [STORE_IMAGE] = "image", [STORE_BLOB] = "blob", [STORE_SNAPSHOT] = "snapshot"};
 
 static int place_of(const struct oci_store *s, enum store_kind kind)
 {
-    return kind == STORE_LAYER ? s->layers_fd : kind == STORE_IMAGE ? s->images_fd : s->blobs_fd;
+    switch (kind) {
+    case STORE_LAYER:
+        return s->layers_fd;
+    case STORE_IMAGE:
+        return s->images_fd;
+    case STORE_SNAPSHOT:
+        return s->snapshots_fd;
+    case STORE_BLOB:
+        break;
+    }
+    return s->blobs_fd;
 }
 
 int store_fail(const struct oci_store *s, struct sm_error *err, int code, const char *what)
@@ -114,16 +127,20 @@ static int make_dirs(const char *dir, struct sm_error *err)
     return 0;
 }
 
-static int open_subdir(const struct oci_store *s, int store_fd, const char *name, int *ret, struct sm_error *err)
+/* `late`: not there in stores of older versions, which may be read-only now. */
+static int open_subdir(const struct oci_store *s, int store_fd, const char *name, bool late, int *ret,
+                       struct sm_error *err)
 {
-    if (mkdirat(store_fd, name, 0700) < 0 && errno != EEXIST)
+    if (mkdirat(store_fd, name, 0700) < 0 && errno != EEXIST) {
+        if (late && (errno == EROFS || errno == EACCES))
+            return 0; /* then the descriptor stays -1 */
         return store_fail(s, err, errno, "cannot make a directory");
+    }
     *ret = openat(store_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     return *ret < 0 ? store_fail(s, err, errno, "cannot open a directory") : 0;
 }
 
-/* One level of files, and the directory. What cannot be removed is left for the next time. */
-static void remove_dir(int parent_fd, const char *name, int dir_fd)
+void store_clear_dir(int parent_fd, const char *name, int dir_fd)
 {
     int scan_fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = scan_fd < 0 ? NULL : fdopendir(scan_fd);
@@ -157,7 +174,7 @@ static void sweep(const struct oci_store *s)
             continue;
         fd = openat(s->tmp_fd, e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB))
-            remove_dir(s->tmp_fd, e->d_name, fd);
+            store_clear_dir(s->tmp_fd, e->d_name, fd);
     }
     closedir(d);
 }
@@ -167,16 +184,18 @@ static int open_subdirs(struct oci_store *s, struct sm_error *err)
     struct {
         const char *name;
         int *fd;
+        bool late;
     } subdirs[] = {
-        {"layers", &s->layers_fd}, {"images", &s->images_fd}, {"blobs", &s->blobs_fd}, {"partial", &s->partial_fd},
-        {"names", &s->names_fd},   {"used", &s->used_fd},     {"locks", &s->locks_fd}, {"tmp", &s->tmp_fd},
+        {"layers", &s->layers_fd, false},   {"images", &s->images_fd, false}, {"blobs", &s->blobs_fd, false},
+        {"partial", &s->partial_fd, false}, {"names", &s->names_fd, false},   {"used", &s->used_fd, false},
+        {"locks", &s->locks_fd, false},     {"tmp", &s->tmp_fd, false},       {"snapshots", &s->snapshots_fd, true},
     };
     CLEANUP_FD int fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (fd < 0)
         return store_fail(s, err, errno, "cannot open the directory");
     for (size_t i = 0; i < ARRAY_SIZE(subdirs); i++) {
-        int r = open_subdir(s, fd, subdirs[i].name, subdirs[i].fd, err);
+        int r = open_subdir(s, fd, subdirs[i].name, subdirs[i].late, subdirs[i].fd, err);
 
         if (r < 0)
             return r;
@@ -191,7 +210,7 @@ int oci_store_open(struct oci_store **ret, const char *dir, struct sm_error *err
 
     if (!s)
         return sm_error_set(err, ENOMEM, "out of memory");
-    *s = (struct oci_store){NULL, -1, -1, -1, -1, -1, -1, -1, -1, GC_WAIT_MS, GC_ALONE_MS};
+    *s = (struct oci_store){NULL, -1, -1, -1, -1, -1, -1, -1, -1, -1, GC_WAIT_MS, GC_ALONE_MS};
     if (dir) {
         s->dir = strdup(dir);
         r = s->dir ? 0 : sm_error_set(err, ENOMEM, "out of memory");
@@ -223,6 +242,7 @@ void oci_store_free(struct oci_store *s)
     close_fd(&s->used_fd);
     close_fd(&s->locks_fd);
     close_fd(&s->tmp_fd);
+    close_fd(&s->snapshots_fd);
     free(s->dir);
     free(s);
 }
@@ -248,7 +268,7 @@ int store_lock_file(struct oci_store *s, const char *name, struct sm_error *err)
 
 static int open_lock(struct oci_store *s, enum store_kind kind, const struct digest *name, struct sm_error *err)
 {
-    char hex[DIGEST_HEX_SIZE], file[DIGEST_HEX_SIZE + 8];
+    char hex[DIGEST_HEX_SIZE], file[DIGEST_HEX_SIZE + 16];
 
     digest_hex(name, hex);
     snprintf(file, sizeof(file), "%s-%s", kind_names[kind], hex);
@@ -313,12 +333,17 @@ static bool is_hex_name(const char *name)
 
 int store_list_dir(const struct oci_store *s, int dir_fd, bool odd, char ***ret, size_t *ret_n, struct sm_error *err)
 {
-    int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+    int fd = dir_fd < 0 ? -1 : openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     size_t n = 0, size = 64;
     char **list = calloc(size, sizeof(*list));
     struct dirent *e;
 
+    if (dir_fd < 0 && list) { /* see struct oci_store */
+        *ret = list;
+        *ret_n = 0;
+        return 0;
+    }
     if (!d) {
         r = store_fail(s, err, errno, "cannot list a directory");
         close_fd(&fd);
@@ -493,7 +518,7 @@ int store_remove_dir(const struct oci_store *s, int place_fd, const char *hex, s
         return errno == ENOENT ? 0 : store_fail(s, err, errno, "cannot remove an object");
     fd = openat(s->tmp_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (fd >= 0)
-        remove_dir(s->tmp_fd, name, fd); /* or whoever opens the store next does */
+        store_clear_dir(s->tmp_fd, name, fd); /* or whoever opens the store next does */
     else
         unlinkat(s->tmp_fd, name, 0); /* no directory: it was never an object */
     return 0;
@@ -535,6 +560,6 @@ void store_temp_discard(struct store_temp *t)
 {
     if (t->dir_fd < 0)
         return;
-    remove_dir(t->store->tmp_fd, t->name, t->dir_fd);
+    store_clear_dir(t->store->tmp_fd, t->name, t->dir_fd);
     close_fd(&t->dir_fd);
 }

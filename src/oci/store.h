@@ -13,9 +13,10 @@
 #include "oci/image.h"
 
 enum store_kind {
-    STORE_LAYER, /* layers/<diff id>/{data,index} */
-    STORE_IMAGE, /* images/<key>/meta.erofs */
-    STORE_BLOB,  /* blobs/<digest>, partial/<digest>: see oci/blobs.h */
+    STORE_LAYER,    /* layers/<diff id>/{data,index} */
+    STORE_IMAGE,    /* images/<key>/meta.erofs */
+    STORE_BLOB,     /* blobs/<digest>, partial/<digest>: see oci/blobs.h */
+    STORE_SNAPSHOT, /* snapshots/<key>/: see oci/snapshot_dirs.h */
 };
 
 /*

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of the store, for the files that are it: store.c, blobs.c, names.c, graph.c, gc.c, fsck.c. */
+/* Inside of the store, for the files that are it: store.c, blobs.c, names.c, snapshot_dirs.c, graph.c, gc.c, fsck.c. */
 #ifndef SM_OCI_STORE_DIRS_H
 #define SM_OCI_STORE_DIRS_H
 
@@ -12,6 +12,7 @@
 struct oci_store {
     char *dir;
     int layers_fd, images_fd, blobs_fd, partial_fd, names_fd, used_fd, locks_fd, tmp_fd;
+    int snapshots_fd;       /* -1: it is not there, and cannot be made: read-only, and older than snapshots */
     int enter_ms, alone_ms; /* how long gc_enter and gc_alone wait */
 };
 
@@ -26,6 +27,9 @@ int store_open_file(const struct oci_store *s, int dir_fd, const char *path, str
 
 /* A file below a store_temp written to disk and put in its place, over what is there. */
 int store_temp_place(const struct store_temp *t, const char *file, int dir_fd, const char *name, struct sm_error *err);
+
+/* One level of files, and the directory `name`, which is open as `dir_fd`. What cannot be removed is left. */
+void store_clear_dir(int parent_fd, const char *name, int dir_fd);
 
 /* Take an object's directory out of its place, and its files. 0 also when it is not there. */
 int store_remove_dir(const struct oci_store *s, int place_fd, const char *hex, struct sm_error *err);

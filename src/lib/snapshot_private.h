@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside of the snapshot store: what its files share. */
+#ifndef SM_LIB_SNAPSHOT_PRIVATE_H
+#define SM_LIB_SNAPSHOT_PRIVATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/snapshots.h"
+
+/*
+ * As snapshot_find and snapshot_open_dir, but nothing is noted as used, and with `here` false one that was made for
+ * other hosts will do: to be looked at, moved, removed. For the first, the caller holds gc_enter or gc_alone.
+ */
+int snapshot_open_key(struct snapshot **ret, struct oci_store *store, const char *key, bool here, struct sm_error *err);
+int snapshot_open_path(struct snapshot **ret, struct oci_store *store, const char *dir, bool here,
+                       struct sm_error *err);
+
+/* The memory of what `m` is a difference to; the caller holds gc_enter. -EBADMSG: not there, or not that one. */
+int snapshot_base_open(struct oci_store *store, const struct snapshot_meta *m, int *ret_memory_fd,
+                       struct sm_error *err);
+
+/* Length and CRC-32C of a small file. -EBADMSG: it is no such file. `noun` is for sentences. */
+int snapshot_sum_file(int fd, const char *noun, uint64_t *ret_bytes, uint32_t *ret_crc, struct sm_error *err);
+
+/*
+ * The files of a snapshot as it says of itself in `m`, whose own numbers about files are not used: are they right?
+ * Returns these numbers in *ret. diff_fd -1: it is full.
+ */
+int snapshot_measure(struct snapshot_meta *ret, const struct snapshot_meta *m, int state_fd, int memory_fd, int diff_fd,
+                     struct sm_error *err);
+
+/* As snapshot_draft_publish, but all that is not about files is `meta`'s, and so is the key. */
+int snapshot_draft_publish_as(struct snapshot_draft *d, const struct snapshot_meta *meta, bool force,
+                              struct snapshot **ret, struct sm_error *err);
+
+#endif
