@@ -3,6 +3,7 @@
 #include "conn.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -139,6 +140,15 @@ void ga_conn_refuse(struct ga_conn *c, int code, const char *text)
 void ga_conn_start_error(struct ga_conn *c, uint32_t reason, int code, const char *text)
 {
     send_text(c, AGENT_START_ERROR, reason, code, text);
+}
+
+bool ga_conn_lost(struct ga_conn *c)
+{
+    struct pollfd p = {.fd = c->src.fd, .events = POLLRDHUP};
+
+    if (!c->dead && poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)))
+        kill_conn(c);
+    return c->dead;
 }
 
 void ga_conn_end(struct ga_conn *c)

@@ -50,6 +50,9 @@ ssize_t ga_conn_send_from(struct ga_conn *c, uint32_t type, int fd, size_t max);
 void ga_conn_refuse(struct ga_conn *c, int code, const char *text);
 void ga_conn_start_error(struct ga_conn *c, uint32_t reason, int code, const char *text);
 
+/* Has it been lost, even if the loop has not come to see it yet? Then it is dead. */
+bool ga_conn_lost(struct ga_conn *c);
+
 /* Nothing more will be sent. */
 void ga_conn_end(struct ga_conn *c);
 

@@ -5,7 +5,11 @@
  * Theory of operation
  *
  * States: STARTING until the child's report pipe says how execve went; RUNNING until the process has been reaped;
- * DRAINING until what it had written has gone out; ENDED.
+ * DRAINING until what it had written has gone out; ENDED, with a last frame that was sent or waits for a connection.
+ *
+ * Connection. An exec has one, until it is lost; only a detached exec goes on without. Its output then stays in its
+ * pipes, and nothing is read. What the connection had taken and not yet delivered, either way, is lost with it. The
+ * next connection starts with full windows and, where all is over, gets the last frame.
  *
  * Output. A stream is read only while the host has given credit for it and the connection has room; otherwise its
  * descriptor is out of the epoll set, the pipe fills and the process waits: its own fault, nobody else's. When the
@@ -20,12 +24,10 @@
  * the workload. Children that an ordinary exec left behind live on, as with Docker; they are PID 1's to reap.
  *
  * Limits: AGENT_WINDOW of stdin, GA_OUT_HIGH and a frame per stream of output (in the connection).
- * Not done: detached execs.
  */
 #include "exec.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,11 +38,9 @@
 
 #include "cgroup.h"
 #include "spawn.h"
+#include "streams.h"
 
-#define NS_PER_MS    1000000ull
-#define DEFAULT_ROWS 24
-#define DEFAULT_COLS 80
-#define MAX_SIGNAL   64u /* _NSIG of Linux */
+#define NS_PER_MS 1000000ull
 
 /* A terminal's rest is read in this many bytes at most: it cannot hold so much unless somebody still writes. */
 #define TTY_DRAIN (1u << 20)
@@ -56,10 +56,12 @@ struct output {
 };
 
 struct ga_exec {
-    struct ga_conn *conn;
+    struct ga_loop *loop;
+    struct ga_conn *conn; /* NULL: detached, and nobody has it */
     enum exec_state state;
     uint32_t flags;
-    pid_t pid;
+    pid_t pid;         /* 0: reaped */
+    uint32_t told_pid; /* what STARTED says */
     int cgroup_parent;
     uint64_t id;
     bool in_cgroup;
@@ -71,10 +73,11 @@ struct ga_exec {
     uint8_t last_in;  /* the last byte written to a terminal */
     size_t in_window; /* bytes the host may send */
     size_t in_owed;   /* bytes done with and not yet credited */
-    uint64_t start_ns, deadline_ns;
+    uint64_t start_ns, end_ns, deadline_ns;
     bool timed_out;
     int status;
     long peak_rss_kib;
+    struct ga_start_record failed; /* `reason` 0: it did start */
 };
 
 /* ---- The end ---- */
@@ -91,30 +94,26 @@ static void kill_tree(struct ga_exec *x)
 
 static void close_all(struct ga_exec *x)
 {
-    struct ga_loop *l = x->conn->loop;
-
-    ga_source_close(l, &x->report);
-    ga_source_close(l, &x->in);
-    ga_source_close(l, &x->out[0].src);
-    ga_source_close(l, &x->out[1].src);
+    ga_source_close(x->loop, &x->report);
+    ga_source_close(x->loop, &x->in);
+    ga_source_close(x->loop, &x->out[0].src);
+    ga_source_close(x->loop, &x->out[1].src);
     if (x->slave >= 0)
         close(x->slave);
     x->slave = -1;
     ga_queue_done(&x->pending);
 }
 
-static void end(struct ga_exec *x)
-{
-    x->state = ENDED;
-    x->deadline_ns = 0;
-    close_all(x);
-}
-
-static void send_exited(struct ga_exec *x)
+/* The last frame, which can be sent more than once: to who comes when all is over. */
+static void send_end(struct ga_exec *x)
 {
     uint8_t b[28];
     uint32_t flags = 0, status = 0, signo = 0;
 
+    if (x->failed.reason) {
+        ga_conn_start_error(x->conn, x->failed.reason, (int)x->failed.code, x->failed.text);
+        return;
+    }
     if (WIFSIGNALED(x->status)) {
         signo = (uint32_t)WTERMSIG(x->status);
         if (WCOREDUMP(x->status))
@@ -127,11 +126,27 @@ static void send_exited(struct ga_exec *x)
     ga_put_u32(b, status);
     ga_put_u32(b + 4, signo);
     ga_put_u32(b + 8, flags);
-    ga_put_u64(b + 12, ga_now_ns() - x->start_ns);
+    ga_put_u64(b + 12, x->end_ns - x->start_ns);
     ga_put_u64(b + 20, (uint64_t)x->peak_rss_kib);
-    end(x);
     ga_conn_send(x->conn, AGENT_EXITED, b, sizeof(b));
     ga_conn_end(x->conn);
+}
+
+static void send_started(struct ga_exec *x)
+{
+    uint8_t pid[4];
+
+    ga_put_u32(pid, x->told_pid);
+    ga_conn_send(x->conn, AGENT_STARTED, pid, sizeof(pid));
+}
+
+static void end(struct ga_exec *x)
+{
+    x->state = ENDED;
+    x->deadline_ns = 0;
+    close_all(x);
+    if (x->conn)
+        send_end(x);
 }
 
 /* ---- Output ---- */
@@ -151,12 +166,16 @@ static void pump_out(struct output *o)
     do {
         size_t max = o->credit < AGENT_DATA_MAX ? o->credit : AGENT_DATA_MAX;
 
-        if (x->conn->dead)
-            return;
         if (draining && o->drain == 0) {
-            ga_source_close(x->conn->loop, &o->src);
+            ga_source_close(x->loop, &o->src);
             return;
         }
+        if (!x->conn) {
+            ga_source_want(x->loop, &o->src, 0);
+            return;
+        }
+        if (x->conn->dead)
+            return;
         if (draining && o->drain < max)
             max = o->drain;
         if (!max || !ga_conn_has_room(x->conn))
@@ -168,11 +187,11 @@ static void pump_out(struct output *o)
                 o->drain -= (size_t)n;
         } else if (n != -EAGAIN || draining) {
             /* End of file; or EIO: a terminal that has been hung up. */
-            ga_source_close(x->conn->loop, &o->src);
+            ga_source_close(x->loop, &o->src);
             return;
         }
     } while (draining);
-    ga_source_want(x->conn->loop, &o->src, o->credit && ga_conn_has_room(x->conn) ? EPOLLIN : 0);
+    ga_source_want(x->loop, &o->src, o->credit && ga_conn_has_room(x->conn) ? EPOLLIN : 0);
 }
 
 static void pump_outputs(struct ga_exec *x)
@@ -180,7 +199,7 @@ static void pump_outputs(struct ga_exec *x)
     pump_out(&x->out[0]);
     pump_out(&x->out[1]);
     if (x->state == DRAINING && x->out[0].src.fd < 0 && x->out[1].src.fd < 0)
-        send_exited(x);
+        end(x);
 }
 
 static void on_output(struct ga_source *src, uint32_t events)
@@ -205,7 +224,7 @@ static void consumed(struct ga_exec *x, size_t n)
     uint8_t b[8];
 
     x->in_owed += n;
-    if (x->in_owed < AGENT_WINDOW / 4)
+    if (!x->conn || x->in_owed < AGENT_WINDOW / 4)
         return;
     ga_put_u32(b, AGENT_STREAM_STDIN);
     ga_put_u32(b + 4, (uint32_t)x->in_owed);
@@ -231,7 +250,7 @@ static void close_in(struct ga_exec *x)
 {
     size_t left = ga_queue_size(&x->pending);
 
-    ga_source_close(x->conn->loop, &x->in);
+    ga_source_close(x->loop, &x->in);
     ga_queue_done(&x->pending);
     if (left)
         consumed(x, left);
@@ -272,7 +291,7 @@ static void pump_in(struct ga_exec *x)
         close_in(x);
         return;
     }
-    ga_source_want(x->conn->loop, &x->in, ga_queue_size(&x->pending) ? EPOLLOUT : 0);
+    ga_source_want(x->loop, &x->in, ga_queue_size(&x->pending) ? EPOLLOUT : 0);
 }
 
 static void on_input(struct ga_source *src, uint32_t events)
@@ -317,7 +336,6 @@ static void on_report(struct ga_source *src, uint32_t events)
 {
     struct ga_exec *x = src->ctx;
     struct ga_start_record rec;
-    uint8_t pid[4];
     ssize_t n;
 
     do
@@ -325,104 +343,56 @@ static void on_report(struct ga_source *src, uint32_t events)
     while (n < 0 && errno == EINTR);
     if (n < 0 && errno == EAGAIN)
         return;
-    ga_source_close(x->conn->loop, src);
+    ga_source_close(x->loop, src);
     if (n == (ssize_t)sizeof(rec)) {
         rec.text[sizeof(rec.text) - 1] = '\0';
+        x->failed = rec;
         end(x);
-        ga_conn_start_error(x->conn, rec.reason, (int)rec.code, rec.text);
         return;
     }
     x->state = RUNNING;
-    ga_put_u32(pid, (uint32_t)x->pid);
-    ga_conn_send(x->conn, AGENT_STARTED, pid, sizeof(pid));
+    if (x->conn)
+        send_started(x);
     pump_outputs(x);
-}
-
-/* The two ends of a pipe; the one that is ours does not block. */
-static int make_pipe(int *ret_ours, int *ret_theirs, bool we_read)
-{
-    int p[2];
-
-    if (pipe2(p, O_CLOEXEC) < 0)
-        return -errno;
-    *ret_ours = we_read ? p[0] : p[1];
-    *ret_theirs = we_read ? p[1] : p[0];
-    if (fcntl(*ret_ours, F_SETFL, O_NONBLOCK) < 0)
-        return -errno;
-    return 0;
-}
-
-static int open_tty(struct ga_exec *x, const struct ga_exec_req *req, int stdio[3])
-{
-    struct winsize ws = {.ws_row = req->rows ? req->rows : DEFAULT_ROWS,
-                         .ws_col = req->cols ? req->cols : DEFAULT_COLS};
-    int unlock = 0;
-
-    x->in.fd = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-    if (x->in.fd < 0)
-        return -errno;
-    /* TIOCGPTPEER needs no path to the terminal, so what the image mounted does not matter. */
-    if (ioctl(x->in.fd, TIOCSPTLCK, &unlock) < 0 || ioctl(x->in.fd, TIOCSWINSZ, &ws) < 0 ||
-        (x->slave = ioctl(x->in.fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
-        return -errno;
-    /* A second descriptor, since reading and writing are watched apart. */
-    x->out[0].src.fd = fcntl(x->in.fd, F_DUPFD_CLOEXEC, 3);
-    if (x->out[0].src.fd < 0)
-        return -errno;
-    stdio[0] = stdio[1] = stdio[2] = x->slave;
-    return 0;
-}
-
-static int open_pipes(struct ga_exec *x, int stdio[3])
-{
-    int r = 0;
-
-    if (x->flags & AGENT_EXEC_STDIN) {
-        r = make_pipe(&x->in.fd, &stdio[0], false);
-    } else {
-        stdio[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        if (stdio[0] < 0)
-            r = -errno;
-    }
-    for (int i = 0; i < 2 && r == 0; i++)
-        r = make_pipe(&x->out[i].src.fd, &stdio[i + 1], true);
-    return r;
 }
 
 struct ga_exec *ga_exec_start(struct ga_conn *conn, const struct ga_exec_req *req, int cgroup_parent, uint64_t id)
 {
     struct ga_exec *x = calloc(1, sizeof(*x));
-    struct ga_spawn sp = {.req = req, .stdio = {-1, -1, -1}, .cgroup = -1, .report = -1};
+    struct ga_streams st = GA_STREAMS_INIT;
+    struct ga_spawn sp = {.req = req, .cgroup = -1, .report = -1};
     struct ga_error err = {0};
-    bool tty = req->flags & AGENT_EXEC_TTY;
-    int r;
+    int r, report = -1;
 
     if (!x) {
         ga_conn_start_error(conn, AGENT_START_FAILED, ENOMEM, "the guest has no memory for another exec");
         return NULL;
     }
-    *x = (struct ga_exec){.conn = conn,
+    *x = (struct ga_exec){.loop = conn->loop,
+                          .conn = conn,
                           .flags = req->flags,
                           .cgroup_parent = cgroup_parent,
                           .id = id,
-                          .slave = -1,
                           .in_window = AGENT_WINDOW,
                           .last_in = '\n',
                           .start_ns = ga_now_ns()};
-    ga_source_init(&x->report, -1, on_report, x);
-    ga_source_init(&x->in, -1, on_input, x);
-    for (int i = 0; i < 2; i++) {
-        x->out[i] = (struct output){.x = x, .frame = i ? AGENT_STDERR : AGENT_STDOUT, .credit = AGENT_WINDOW};
-        ga_source_init(&x->out[i].src, -1, on_output, &x->out[i]);
-    }
     if (req->timeout_ms)
         x->deadline_ns = x->start_ns + req->timeout_ms * NS_PER_MS;
 
-    r = tty ? open_tty(x, req, sp.stdio) : open_pipes(x, sp.stdio);
+    r = ga_streams_open(&st, req);
     if (r == 0)
-        r = make_pipe(&x->report.fd, &sp.report, true);
+        r = ga_pipe(&report, &sp.report, true);
+    ga_source_init(&x->report, report, on_report, x);
+    ga_source_init(&x->in, st.in, on_input, x);
+    for (int i = 0; i < 2; i++) {
+        x->out[i] = (struct output){.x = x, .frame = i ? AGENT_STDERR : AGENT_STDOUT, .credit = AGENT_WINDOW};
+        ga_source_init(&x->out[i].src, st.out[i], on_output, &x->out[i]);
+        sp.stdio[i] = st.stdio[i];
+    }
+    sp.stdio[2] = st.stdio[2];
+    x->slave = st.slave;
     if (r < 0) {
-        ga_error_sys(&err, -r, tty ? "making a terminal" : "making pipes");
+        ga_error_sys(&err, -r, req->flags & AGENT_EXEC_TTY ? "making a terminal" : "making pipes");
         goto out;
     }
     if (cgroup_parent >= 0) {
@@ -433,17 +403,16 @@ struct ga_exec *ga_exec_start(struct ga_conn *conn, const struct ga_exec_req *re
         }
         x->in_cgroup = true;
     }
-    r = ga_source_want(conn->loop, &x->report, EPOLLIN);
+    r = ga_source_want(x->loop, &x->report, EPOLLIN);
     if (r == 0)
         r = x->pid = ga_spawn(&sp);
     if (r < 0)
         ga_error_sys(&err, -r, "starting a process");
+    x->told_pid = (uint32_t)x->pid;
 out:
     if (sp.cgroup >= 0)
         close(sp.cgroup);
-    for (int i = 0; i < 3 && !tty; i++)
-        if (sp.stdio[i] >= 0)
-            close(sp.stdio[i]);
+    ga_streams_close_stdio(&st);
     if (sp.report >= 0)
         close(sp.report);
     if (r >= 0)
@@ -494,7 +463,7 @@ int ga_exec_frame(struct ga_exec *x, uint32_t type, const uint8_t *data, size_t 
     case AGENT_SIGNAL:
         a = ga_read_u32(&r);
         b = ga_read_u32(&r);
-        if (r.bad || r.left || a == 0 || a > MAX_SIGNAL || b > AGENT_TARGET_TREE)
+        if (r.bad || r.left || a == 0 || a > GA_MAX_SIGNAL || b > AGENT_TARGET_TREE)
             break;
         send_signal(x, a, b);
         return 0;
@@ -513,9 +482,20 @@ int ga_exec_frame(struct ga_exec *x, uint32_t type, const uint8_t *data, size_t 
     return ga_error_set(err, EPROTO, "malformed agent frame: type %u with %zu bytes", type, len);
 }
 
+void ga_exec_signal(struct ga_exec *x, int signo)
+{
+    if (x->pid > 0 && x->state == RUNNING)
+        kill(x->pid, signo);
+}
+
 pid_t ga_exec_pid(const struct ga_exec *x)
 {
     return x->pid;
+}
+
+uint64_t ga_exec_id(const struct ga_exec *x)
+{
+    return x->id;
 }
 
 bool ga_exec_is_workload(const struct ga_exec *x)
@@ -523,24 +503,41 @@ bool ga_exec_is_workload(const struct ga_exec *x)
     return x->flags & AGENT_EXEC_WORKLOAD;
 }
 
-void ga_exec_reaped(struct ga_exec *x, int status, const struct rusage *ru)
+bool ga_exec_is_detached(const struct ga_exec *x)
+{
+    return x->flags & AGENT_EXEC_DETACHED;
+}
+
+bool ga_exec_running(const struct ga_exec *x)
+{
+    return x->state == STARTING || x->state == RUNNING;
+}
+
+/* What is in the pipes when their process has ended still goes out. */
+static void start_draining(struct ga_exec *x)
+{
+    x->state = DRAINING;
+    x->deadline_ns = 0;
+    x->end_ns = ga_now_ns();
+    close_in(x);
+    if (x->slave >= 0)
+        close(x->slave);
+    x->slave = -1;
+}
+
+bool ga_exec_reaped(struct ga_exec *x, int status, const struct rusage *ru)
 {
     /* The child has ended, so its report is complete: it must come first. */
     if (x->state == STARTING)
         on_report(&x->report, EPOLLIN);
     x->pid = 0;
     if (x->state != RUNNING)
-        return;
+        return false;
     x->status = status;
     x->peak_rss_kib = ru->ru_maxrss;
-    x->state = DRAINING;
-    x->deadline_ns = 0;
     if ((x->flags & AGENT_EXEC_WORKLOAD) || x->timed_out)
         kill_tree(x);
-    close_in(x);
-    if (x->slave >= 0)
-        close(x->slave);
-    x->slave = -1;
+    start_draining(x);
     for (int i = 0; i < 2; i++) {
         int n = 0;
 
@@ -551,6 +548,7 @@ void ga_exec_reaped(struct ga_exec *x, int status, const struct rusage *ru)
         x->out[i].drain = n > 0 ? (size_t)n : 0;
     }
     pump_outputs(x);
+    return true;
 }
 
 uint64_t ga_exec_deadline(const struct ga_exec *x)
@@ -570,7 +568,32 @@ void ga_exec_tick(struct ga_exec *x, uint64_t now)
     }
     /* It hangs in the kernel. The host's timeout fires all the same. */
     x->status = SIGKILL;
-    send_exited(x);
+    start_draining(x);
+    end(x);
+}
+
+void ga_exec_detach(struct ga_exec *x)
+{
+    x->conn = NULL;
+    ga_queue_done(&x->pending);
+    pump_outputs(x);
+    pump_in(x);
+}
+
+void ga_exec_attach(struct ga_exec *x, struct ga_conn *conn)
+{
+    x->conn = conn;
+    x->in_window = AGENT_WINDOW;
+    x->in_owed = 0;
+    x->out[0].credit = x->out[1].credit = AGENT_WINDOW;
+    if (x->state == STARTING)
+        return;
+    if (!x->failed.reason)
+        send_started(x);
+    if (x->state == ENDED)
+        send_end(x);
+    else
+        pump_outputs(x);
 }
 
 bool ga_exec_ended(const struct ga_exec *x)

@@ -42,9 +42,9 @@ static _Noreturn void die(const struct agent *a, const char *what, const char *w
         pause();
 }
 
-static int do_setup(void *ctx, const struct ga_setup *setup, int *ret_cgroup, struct ga_error *err)
+static int do_setup(void *ctx, const struct ga_setup *setup, int *ret_cgroup, int *ret_root, struct ga_error *err)
 {
-    return ga_setup_root(setup, ret_cgroup, err);
+    return ga_setup_root(setup, ret_cgroup, ret_root, err);
 }
 
 static int do_power(void *ctx, uint32_t how, struct ga_error *err)
@@ -52,6 +52,20 @@ static int do_power(void *ctx, uint32_t how, struct ga_error *err)
     sync();
     reboot(how == AGENT_POWER_OFF ? RB_POWER_OFF : RB_AUTOBOOT);
     return ga_error_sys(err, errno, "asking the kernel for it");
+}
+
+static void do_event(void *ctx, uint32_t kind, uint64_t arg)
+{
+    const struct agent *a = ctx;
+    int r = ga_lifecycle_event(a->lifecycle, kind, arg);
+
+    if (r < 0)
+        fprintf(stderr, "supermachine agent: event %u does not reach the host: %s\n", kind, strerror(-r));
+}
+
+static int do_set_hostname(void *ctx, const char *name)
+{
+    return sethostname(name, strlen(name)) < 0 ? -errno : 0;
 }
 
 static int listen_vsock(void)
@@ -113,7 +127,8 @@ static void log_ready(void)
 
 int main(void)
 {
-    static const struct ga_server_ops ops = {.setup = do_setup, .power = do_power};
+    static const struct ga_server_ops ops = {
+        .setup = do_setup, .power = do_power, .event = do_event, .set_hostname = do_set_hostname};
     struct agent a = {.lifecycle = -ENOENT};
     struct ga_error err = {0};
     struct ga_server *s = NULL;
@@ -134,6 +149,13 @@ int main(void)
     r = ga_server_new(&ops, &a, false, &s);
     if (r < 0)
         die(&a, "starting the server", strerror(-r));
+    if (a.lifecycle >= 0) {
+        int notices = fcntl(a.lifecycle, F_DUPFD_CLOEXEC, 3);
+
+        r = notices < 0 ? -errno : ga_server_watch(s, notices);
+        if (r < 0)
+            die(&a, "listening to the lifecycle device", strerror(-r));
+    }
     int fd = listen_vsock();
     r = fd < 0 ? fd : ga_server_listen(s, fd);
     if (r < 0)

@@ -11,7 +11,7 @@
 
 int ga_lifecycle_open(void)
 {
-    int fd = open("/dev/" SM_LC_DEV_NAME, O_RDWR | O_CLOEXEC);
+    int fd = open("/dev/" SM_LC_DEV_NAME, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 
     return fd < 0 ? -errno : fd;
 }

@@ -7,7 +7,7 @@
 
 #include "lifecycle_regs.h"
 
-/* The open device, or -errno (-ENOENT: this machine has none). */
+/* The open device, reads of which do not block, or -errno (-ENOENT: this machine has none). */
 int ga_lifecycle_open(void);
 
 /* SM_LC_EV_* with its argument. `fd` < 0: nothing happens. 0 or -errno. */

@@ -103,6 +103,7 @@ int ga_exec_decode(const uint8_t *data, size_t len, struct ga_exec_req *ret, str
         q.rlimits[i].hard = ga_read_u64(&r);
     }
     if (r.bad || r.left || n > AGENT_MAX_RLIMITS || n_argv == 0 || (q.flags & ~AGENT_EXEC_FLAGS) ||
+        (q.flags & (AGENT_EXEC_DETACHED | AGENT_EXEC_WORKLOAD)) == AGENT_EXEC_DETACHED ||
         q.timeout_ms > AGENT_MAX_TIMEOUT_MS) {
         ga_exec_req_done(&q);
         return ga_error_set(err, EPROTO, "malformed EXEC frame of %zu bytes", len);

@@ -8,20 +8,10 @@
 
 #include <stdbool.h>
 
+#include "life.h"
 #include "request.h"
 
 struct ga_server;
-
-struct ga_server_ops {
-    /*
-     * Make the image's root this process's. `ret_cgroup` is an open directory for the execs' control groups, or -1.
-     * 0, or -errno with a sentence. Called at most once with success.
-     */
-    int (*setup)(void *ctx, const struct ga_setup *setup, int *ret_cgroup, struct ga_error *err);
-
-    /* AGENT_POWER_*. Returns only when it did not work: -errno with a sentence. */
-    int (*power)(void *ctx, uint32_t how, struct ga_error *err);
-};
 
 /*
  * From here on SIGCHLD is blocked and SIGPIPE ignored in this process, and all its children are reaped by the server.
@@ -35,6 +25,9 @@ int ga_server_listen(struct ga_server *s, int fd);
 
 /* Takes a connected stream descriptor. 0 or -errno (-EMFILE: AGENT_MAX_CONNECTIONS). */
 int ga_server_adopt(struct ga_server *s, int fd);
+
+/* Takes a descriptor of the lifecycle device, which does not block: notices of restores come from it. 0 or -errno. */
+int ga_server_watch(struct ga_server *s, int fd);
 
 /* Serve, until there is no connection any more when `until_idle`. Otherwise returns only -errno. */
 int ga_server_run(struct ga_server *s, bool until_idle);

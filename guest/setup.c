@@ -16,7 +16,8 @@
  * The image is hostile, but all this happens within its own machine: a symbolic link where a directory should be is
  * refused because the set-up could not work, not because it would be dangerous.
  *
- * The root directory keeps the image's mode, owner, attributes and times.
+ * The root directory keeps the image's mode, owner, attributes and times. Where the root is to be read-only, the agent
+ * keeps a copy of the mounts that is not, which no path leads to: for PUT, and for what changes with a restore.
  */
 #include "setup.h"
 
@@ -33,9 +34,13 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+
+#include "disk.h"
+#include "identity.h"
 
 #define LOWER   "/lower"
 #define RW      "/rw"
@@ -43,8 +48,12 @@
 #define WORK    RW "/work"
 #define NEWROOT "/newroot"
 
-#define DEFAULT_HOSTNAME "supermachine"
-#define TTY_GID          "5" /* of terminals: what glibc expects, and every distribution has */
+#define TTY_GID "5" /* of terminals: what glibc expects, and every distribution has */
+
+/* linux/mount.h, which does not go together with sys/mount.h of every C library */
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1
+#endif
 
 /* All extended attributes of the root directory: XATTR_LIST_MAX and XATTR_SIZE_MAX of Linux. */
 #define XATTR_MAX 65536
@@ -270,7 +279,7 @@ static int write_file(const char *path, const char *text, struct ga_error *err)
 
 static int write_names(const struct ga_setup *s, const char *hostname, struct ga_error *err)
 {
-    char text[512 + AGENT_MAX_FILE];
+    char text[GA_HOSTS_SIZE];
     struct stat st;
     int r;
 
@@ -283,12 +292,7 @@ static int write_names(const struct ga_setup *s, const char *hostname, struct ga
     r = write_file("/etc/hostname", text, err);
     if (r < 0)
         return r;
-    snprintf(text, sizeof(text),
-             "127.0.0.1\tlocalhost\n"
-             "::1\tlocalhost ip6-localhost ip6-loopback\n"
-             "127.0.1.1\t%s\n"
-             "%s",
-             hostname, s->hosts);
+    ga_hosts_text(text, hostname, s->hosts);
     r = write_file("/etc/hosts", text, err);
     if (r < 0 || !*s->resolv_conf)
         return r;
@@ -328,26 +332,44 @@ static int mount_run(struct ga_error *err)
     return empty_or_missing(run.path) ? mount_one(&run, err) : 0;
 }
 
-int ga_setup_root(const struct ga_setup *s, int *ret_cgroup, struct ga_error *err)
+/* The root as the agent itself writes to it. A descriptor, or -errno with a sentence. */
+static int open_root(bool read_only, struct ga_error *err)
 {
-    const char *hostname = *s->hostname ? s->hostname : DEFAULT_HOSTNAME;
-    struct stat root;
-    int cgroup = -1, r;
+    long fd = read_only ? syscall(SYS_open_tree, AT_FDCWD, "/", OPEN_TREE_CLONE | AT_RECURSIVE | O_CLOEXEC)
+                        : open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return ga_error_sys(err, errno, "opening the root directory");
+    if (read_only && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0) {
+        int r = ga_error_sys(err, errno, "making the root read-only");
+
+        close((int)fd);
+        return r;
+    }
+    return (int)fd;
+}
+
+int ga_setup_root(const struct ga_setup *s, int *ret_cgroup, int *ret_root, struct ga_error *err)
+{
+    const char *hostname = *s->hostname ? s->hostname : GA_DEFAULT_HOSTNAME;
+    struct stat st;
+    int cgroup = -1, root, r;
 
     if (sethostname(hostname, strlen(hostname)) < 0)
         return ga_error_sys(err, errno, "setting the host name '%s'", hostname);
-    if ((r = start_network(err)) < 0 || (r = mount_layers(s, &root, err)) < 0 || (r = enter_root(err)) < 0 ||
-        (r = mount_inside(err)) < 0 || (r = mount_run(err)) < 0 || (r = write_names(s, hostname, err)) < 0 ||
-        (r = open_cgroup(&cgroup, err)) < 0)
+    if ((r = start_network(err)) < 0 || (r = ga_disk_wait(s->root_device, err)) < 0 ||
+        (r = mount_layers(s, &st, err)) < 0 || (r = enter_root(err)) < 0 || (r = mount_inside(err)) < 0 ||
+        (r = mount_run(err)) < 0 || (r = write_names(s, hostname, err)) < 0 || (r = open_cgroup(&cgroup, err)) < 0)
         return r;
 
-    struct timespec times[2] = {root.st_atim, root.st_mtim};
+    struct timespec times[2] = {st.st_atim, st.st_mtim};
     utimensat(AT_FDCWD, "/", times, 0); /* mount points may have been made in it */
-    if ((s->flags & AGENT_SETUP_READ_ONLY) && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0) {
-        r = ga_error_sys(err, errno, "making the root read-only");
+    root = open_root(s->flags & AGENT_SETUP_READ_ONLY, err);
+    if (root < 0) {
         close(cgroup);
-        return r;
+        return root;
     }
     *ret_cgroup = cgroup;
+    *ret_root = root;
     return 0;
 }

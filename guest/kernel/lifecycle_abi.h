@@ -24,6 +24,14 @@ struct sm_lc_record {
     uint64_t arg;      /* as the kind says */
 };
 
-/* One read(2) returns one uint32_t of SM_LC_INT_* bits: what has happened since this open file last read. */
+/*
+ * One read(2) of at least this size returns one notice: what has happened since this open file last read, and which
+ * restore of its snapshot this machine is.
+ */
+struct sm_lc_notice {
+    uint32_t bits;          /* SM_LC_INT_* */
+    uint32_t reserved;      /* 0 */
+    uint8_t generation[16]; /* of the last restore; zeros when there was none */
+};
 
 #endif

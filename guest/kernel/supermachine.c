@@ -26,8 +26,8 @@
  * Park. Every CPU but the first is asked by an asynchronous call to spin in it, interrupts off, until `released`. A call
  * that arrives late finds `released` set and leaves. So nobody waits for CPUs which cannot answer.
  *
- * Limits: one device; a record is 16 bytes, a text SM_LC_TEXT_SIZE; nothing a program writes is kept. The device node
- * is root's.
+ * Limits: one device; a record is 16 bytes, a notice 24, a text SM_LC_TEXT_SIZE; nothing a program writes is kept. The
+ * device node is root's.
  */
 #define pr_fmt(fmt) "supermachine: " fmt
 
@@ -70,6 +70,7 @@ struct sm_lifecycle {
     wait_queue_head_t wait;
     atomic_t todo;     /* SM_LC_INT_* bits, from the interrupt to its thread */
     u64 generation[2]; /* the last one seen; the interrupt's */
+    u64 told[2];       /* the one that readers get; guarded by lock */
     bool stepping;     /* the thread is setting the clock */
     bool released;     /* parked CPUs may go */
     atomic_t parked;   /* how many are */
@@ -133,41 +134,42 @@ static int sm_close(struct inode *inode, struct file *file)
     return 0;
 }
 
-static u32 sm_take_pending(struct sm_file *sf)
+/* True when there was something to take. */
+static bool sm_take_notice(struct sm_file *sf, struct sm_lc_notice *ret)
 {
-    u32 bits;
-
+    BUILD_BUG_ON(sizeof(*ret) != 24 || sizeof(ret->generation) != sizeof(sm_device.told));
+    *ret = (struct sm_lc_notice){};
     spin_lock_irq(&sm_device.lock);
-    bits = sf->pending;
+    ret->bits = sf->pending;
     sf->pending = 0;
+    memcpy(ret->generation, sm_device.told, sizeof(ret->generation));
     spin_unlock_irq(&sm_device.lock);
-    return bits;
+    return ret->bits != 0;
 }
 
 static ssize_t sm_read(struct file *file, char __user *buf, size_t count, loff_t *pos)
 {
     struct sm_file *sf = file->private_data;
-    u32 bits;
+    struct sm_lc_notice notice;
     int err;
 
-    if (count < sizeof(bits))
+    if (count < sizeof(notice))
         return -EINVAL;
-    bits = sm_take_pending(sf);
-    if (!bits) {
+    if (!sm_take_notice(sf, &notice)) {
         if (file->f_flags & O_NONBLOCK)
             return -EAGAIN;
-        err = wait_event_interruptible(sm_device.wait, (bits = sm_take_pending(sf)) != 0);
+        err = wait_event_interruptible(sm_device.wait, sm_take_notice(sf, &notice));
         if (err)
             return err;
     }
-    if (put_user(bits, (u32 __user *)buf)) {
+    if (copy_to_user(buf, &notice, sizeof(notice))) {
         /* Not delivered, so not taken. */
         spin_lock_irq(&sm_device.lock);
-        sf->pending |= bits;
+        sf->pending |= notice.bits;
         spin_unlock_irq(&sm_device.lock);
         return -EFAULT;
     }
-    return sizeof(bits);
+    return sizeof(notice);
 }
 
 static __poll_t sm_poll(struct file *file, poll_table *table)
@@ -345,6 +347,9 @@ static irqreturn_t sm_act(int irq, void *data)
         sm_park(lc);
 
     spin_lock_irq(&lc->lock);
+    /* Whole: the interrupt, which writes it, comes to this CPU only. It takes no lock, since a CPU that is not yet running
+     * again may hold one. */
+    memcpy(lc->told, lc->generation, sizeof(lc->told));
     list_for_each_entry(sf, &lc->files, node)
     {
         WRITE_ONCE(sf->pending, sf->pending | bits);

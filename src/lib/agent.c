@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Host client of the agent protocol: see agent.h.
+ * Host client of the agent protocol, the connection: see agent.h. What is asked over it: agent_requests.c.
  *
  * Theory of operation
  *
@@ -15,7 +15,7 @@
  * Callbacks run from the loop only, never from inside a request. agent_free() during one closes at once and frees when
  * the callback has returned (`busy`).
  */
-#include "lib/agent.h"
+#include "lib/agent_private.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -34,44 +34,13 @@
  */
 #define OUT_MAX (2 * (size_t)AGENT_REQUEST_MAX + AGENT_WINDOW + (1u << 20))
 
-/* While so much waits, a new window size replaces the one before. */
-#define OUT_BUSY (16u << 10)
+/* While less than so much waits, more of a file is put behind it. */
+#define OUT_FILE (4 * AGENT_DATA_MAX)
 
 #define IN_SIZE (AGENT_HEADER_SIZE + AGENT_DATA_MAX)
 
 /* Frames taken before the loop's other sources get their turn. */
 #define FRAMES_PER_TURN 16
-
-#define MAX_SIGNAL 64u /* _NSIG of Linux */
-
-struct output {
-    size_t unread; /* given to the callee, which is not done with it */
-    size_t owed;   /* done with, not yet credited */
-};
-
-struct agent {
-    struct loop *loop;
-    struct loop_source src;
-    struct loop_timer fail_timer; /* reports a failure that happened inside a request */
-    int fd;
-    const struct agent_ops *ops;
-    void *ctx;
-    struct buf out;
-    size_t out_sent; /* bytes at the front of `out` that have gone */
-    bool out_broken; /* writing failed: the reader will find out more */
-    uint8_t *in;
-    size_t in_len;
-    bool hello;       /* the guest's HELLO has come */
-    unsigned pending; /* control requests without an answer */
-    bool exec, started, open_stdin, eof_sent;
-    bool ended; /* the final callback has been called */
-    size_t stdin_credit;
-    bool want_room;
-    struct output output[2];
-    bool resize_waits;
-    uint16_t rows, cols;
-    bool busy, freed;
-};
 
 static void destroy(struct agent *a)
 {
@@ -120,14 +89,12 @@ static void fail_with(struct agent *a, int code, const char *text)
 
 /* ---- Out ---- */
 
-static size_t out_waiting(const struct agent *a)
+size_t agent_out_waiting(const struct agent *a)
 {
     return a->out.len - a->out_sent;
 }
 
-static void flush(struct agent *a);
-
-static void put_frame(struct agent *a, uint16_t type, const void *data, size_t len)
+void agent_put_frame(struct agent *a, uint16_t type, const void *data, size_t len)
 {
     buf_u32(&a->out, (uint32_t)len);
     buf_u16(&a->out, type);
@@ -135,8 +102,7 @@ static void put_frame(struct agent *a, uint16_t type, const void *data, size_t l
     buf_bytes(&a->out, data, len);
 }
 
-/* Two frames of the same shape: CREDIT and SIGNAL. */
-static void put_pair(struct agent *a, uint16_t type, uint32_t first, uint32_t second)
+void agent_put_pair(struct agent *a, uint16_t type, uint32_t first, uint32_t second)
 {
     buf_u32(&a->out, 8);
     buf_u16(&a->out, type);
@@ -145,7 +111,7 @@ static void put_pair(struct agent *a, uint16_t type, uint32_t first, uint32_t se
     buf_u32(&a->out, second);
 }
 
-static void put_resize(struct agent *a)
+void agent_put_resize(struct agent *a)
 {
     a->resize_waits = false;
     buf_u32(&a->out, 4);
@@ -153,6 +119,22 @@ static void put_resize(struct agent *a)
     buf_u16(&a->out, 0);
     buf_u16(&a->out, a->rows);
     buf_u16(&a->out, a->cols);
+}
+
+/* As much of a file as may wait. */
+static void put_file(struct agent *a)
+{
+    if (a->file_left && a->out_sent > agent_out_waiting(a)) {
+        buf_consume(&a->out, a->out_sent);
+        a->out_sent = 0;
+    }
+    while (a->file_left && agent_out_waiting(a) < OUT_FILE) {
+        size_t n = a->file_left < AGENT_DATA_MAX ? a->file_left : AGENT_DATA_MAX;
+
+        agent_put_frame(a, AGENT_PUT_DATA, a->file, n);
+        a->file += n;
+        a->file_left -= n;
+    }
 }
 
 static void on_fail_timer(struct loop_timer *timer)
@@ -166,7 +148,7 @@ static void on_fail_timer(struct loop_timer *timer)
         destroy(a);
 }
 
-static void flush(struct agent *a)
+void agent_flush(struct agent *a)
 {
     if (a->ended)
         return;
@@ -174,8 +156,8 @@ static void flush(struct agent *a)
         loop_timer_set(a->loop, &a->fail_timer, io_now_ns(), on_fail_timer, a);
         return;
     }
-    while (!a->out_broken && out_waiting(a)) {
-        ssize_t n = send(a->fd, a->out.data + a->out_sent, out_waiting(a), MSG_NOSIGNAL | MSG_DONTWAIT);
+    for (put_file(a); !a->out_broken && agent_out_waiting(a); put_file(a)) {
+        ssize_t n = send(a->fd, a->out.data + a->out_sent, agent_out_waiting(a), MSG_NOSIGNAL | MSG_DONTWAIT);
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -185,19 +167,19 @@ static void flush(struct agent *a)
             a->out_broken = true;
         else
             a->out_sent += (size_t)n;
-        if (!out_waiting(a) && a->resize_waits)
-            put_resize(a);
+        if (!agent_out_waiting(a) && a->resize_waits)
+            agent_put_resize(a);
     }
     /* Moving the rest to the front costs a copy: only when it is the smaller part. */
     if (a->out_broken)
         a->out_sent = a->out.len;
-    if (a->out_sent > out_waiting(a)) {
+    if (a->out_sent > agent_out_waiting(a)) {
         buf_consume(&a->out, a->out_sent);
         a->out_sent = 0;
     }
     if (a->out.len == 0 && a->out.cap > AGENT_DATA_MAX)
         buf_done(&a->out);
-    loop_mod(a->loop, &a->src, EPOLLIN | (out_waiting(a) ? EPOLLOUT : 0));
+    loop_mod(a->loop, &a->src, EPOLLIN | (agent_out_waiting(a) ? EPOLLOUT : 0));
 }
 
 /* ---- In ---- */
@@ -301,7 +283,7 @@ static bool take_exited(struct agent *a, struct reader *r)
     uint32_t status = reader_u32(r), signo = reader_u32(r), flags = reader_u32(r);
     struct agent_exit end = {.duration_ns = reader_u64(r), .peak_rss_kib = reader_u64(r)};
 
-    if (r->bad || r->left || status > 255 || signo > MAX_SIGNAL)
+    if (r->bad || r->left || status > 255 || signo > AGENT_MAX_SIGNAL)
         return false;
     end.status = signo ? 128 + (int)signo : (int)status;
     end.signal = (int)signo;
@@ -355,6 +337,11 @@ static bool dispatch(struct agent *a, uint32_t type, const uint8_t *data, size_t
         if (len || !a->pending)
             return false;
         a->pending--;
+        if (a->putting && !a->pending) {
+            if (a->file_left)
+                return false; /* done with what it has not got */
+            a->putting = false;
+        }
         if (a->ops->on_done)
             a->ops->on_done(a, a->ctx);
         return true;
@@ -446,7 +433,7 @@ static void on_ready(struct loop_source *src, uint32_t events)
 
     a->busy = true;
     if (events & EPOLLOUT)
-        flush(a);
+        agent_flush(a);
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
         read_frames(a);
     a->busy = false;
@@ -491,203 +478,4 @@ int agent_new(struct loop *loop, int fd, const struct agent_ops *ops, void *ctx,
     buf_u32(&a->out, AGENT_VERSION); /* goes out with the first request */
     *ret_agent = a;
     return 0;
-}
-
-/* ---- Requests ---- */
-
-static int request(struct agent *a, uint16_t type, const struct buf *payload, struct sm_error *err)
-{
-    if (a->ended || a->exec)
-        return sm_error_set(err, EPIPE,
-                            a->ended ? "the connection to the guest's agent has ended"
-                                     : "this connection to the guest's agent already runs an exec");
-    if (payload && payload->bad)
-        return sm_error_set(err, E2BIG, "the request to the guest's agent is over %u bytes; %s", AGENT_REQUEST_MAX,
-                            type == AGENT_EXEC ? "pass fewer or shorter arguments and variables" : "shorten it");
-    put_frame(a, type, payload ? payload->data : NULL, payload ? payload->len : 0);
-    if (type == AGENT_EXEC)
-        a->exec = true;
-    else
-        a->pending++;
-    flush(a);
-    return 0;
-}
-
-static int put_str(struct buf *b, const char *what, const char *s, size_t max, struct sm_error *err)
-{
-    if (s && strlen(s) > max)
-        return sm_error_set(err, E2BIG, "%s has %zu bytes, at most %zu are possible", what, strlen(s), max);
-    buf_str(b, s);
-    return 0;
-}
-
-int agent_setup(struct agent *a, const struct agent_setup *s, struct sm_error *err)
-{
-    struct buf b = buf_init(AGENT_REQUEST_MAX);
-    int r = put_str(&b, "the host name", s->hostname, AGENT_MAX_HOSTNAME, err);
-
-    if (r == 0)
-        r = put_str(&b, "the root device's path", s->root_device, AGENT_MAX_PATH, err);
-    if (r == 0)
-        r = put_str(&b, "the file system type", s->root_fstype, AGENT_MAX_HOSTNAME, err);
-    buf_u64(&b, s->overlay_bytes);
-    buf_u32(&b, s->read_only ? AGENT_SETUP_READ_ONLY : 0);
-    if (r == 0)
-        r = put_str(&b, "resolv.conf", s->resolv_conf, AGENT_MAX_FILE, err);
-    if (r == 0)
-        r = put_str(&b, "the hosts file", s->hosts, AGENT_MAX_FILE, err);
-    if (r == 0)
-        r = request(a, AGENT_SETUP, &b, err);
-    buf_done(&b);
-    return r;
-}
-
-int agent_sync(struct agent *a, struct sm_error *err)
-{
-    return request(a, AGENT_SYNC, NULL, err);
-}
-
-int agent_ping(struct agent *a, struct sm_error *err)
-{
-    return request(a, AGENT_PING, NULL, err);
-}
-
-int agent_power(struct agent *a, uint32_t how, struct sm_error *err)
-{
-    struct buf b = buf_init(AGENT_SMALL_MAX);
-
-    buf_u32(&b, how);
-    int r = request(a, AGENT_POWER, &b, err);
-    buf_done(&b);
-    return r;
-}
-
-static int put_list(struct buf *b, const char *what, const char *const *list, struct sm_error *err)
-{
-    size_t n = 0;
-
-    while (list && list[n])
-        n++;
-    if (n > AGENT_MAX_ARGS)
-        return sm_error_set(err, E2BIG, "%zu %ss, at most %u are possible", n, what, AGENT_MAX_ARGS);
-    buf_u32(b, (uint32_t)n);
-    for (size_t i = 0; i < n; i++) {
-        int r = put_str(b, what, list[i], AGENT_MAX_ARG, err);
-
-        if (r < 0)
-            return r;
-    }
-    return 0;
-}
-
-int agent_exec(struct agent *a, const struct agent_exec *x, struct sm_error *err)
-{
-    struct buf b = buf_init(AGENT_REQUEST_MAX);
-    uint32_t flags = (x->tty ? AGENT_EXEC_TTY : 0) | (x->open_stdin ? AGENT_EXEC_STDIN : 0) |
-                     (x->workload ? AGENT_EXEC_WORKLOAD : 0) | (x->create_cwd ? AGENT_EXEC_CREATE_CWD : 0) |
-                     (x->no_new_privs ? AGENT_EXEC_NO_NEW_PRIVS : 0);
-    int r;
-
-    if (!x->argv || !x->argv[0])
-        return sm_error_set(err, EINVAL, "there is no command to run; give one, or an image with an entry point");
-    if (x->timeout_ms > AGENT_MAX_TIMEOUT_MS || x->n_rlimits > AGENT_MAX_RLIMITS)
-        return sm_error_set(err, EINVAL, "a timeout of %llu ms or %zu resource limits are more than is possible",
-                            (unsigned long long)x->timeout_ms, x->n_rlimits);
-    buf_u32(&b, flags);
-    buf_u64(&b, x->timeout_ms);
-    buf_u16(&b, x->rows);
-    buf_u16(&b, x->cols);
-    r = put_list(&b, "argument", x->argv, err);
-    if (r == 0)
-        r = put_list(&b, "environment variable", x->env, err);
-    if (r == 0)
-        r = put_str(&b, "the working directory", x->cwd, AGENT_MAX_PATH, err);
-    if (r == 0)
-        r = put_str(&b, "the user", x->user, AGENT_MAX_USER, err);
-    buf_u32(&b, (uint32_t)x->n_rlimits);
-    for (size_t i = 0; i < x->n_rlimits; i++) {
-        buf_u32(&b, x->rlimits[i].resource);
-        buf_u64(&b, x->rlimits[i].soft);
-        buf_u64(&b, x->rlimits[i].hard);
-    }
-    a->open_stdin = x->open_stdin;
-    if (r == 0)
-        r = request(a, AGENT_EXEC, &b, err);
-    buf_done(&b);
-    return r;
-}
-
-/* ---- A running exec ---- */
-
-size_t agent_stdin(struct agent *a, const void *data, size_t len)
-{
-    const uint8_t *p = data;
-    size_t left = len;
-
-    assert(a->exec || a->ended);
-    if (a->ended || a->eof_sent || !a->open_stdin)
-        return len;
-    if (a->resize_waits && left && a->stdin_credit)
-        put_resize(a); /* what is typed after a resize comes after it */
-    while (left && a->stdin_credit) {
-        size_t n = left < a->stdin_credit ? left : a->stdin_credit;
-
-        if (n > AGENT_DATA_MAX)
-            n = AGENT_DATA_MAX;
-        put_frame(a, AGENT_STDIN, p, n);
-        a->stdin_credit -= n;
-        p += n;
-        left -= n;
-    }
-    if (left)
-        a->want_room = true;
-    flush(a);
-    return len - left;
-}
-
-void agent_stdin_eof(struct agent *a)
-{
-    if (a->ended || a->eof_sent || !a->open_stdin)
-        return;
-    a->eof_sent = true;
-    put_frame(a, AGENT_STDIN_EOF, NULL, 0);
-    flush(a);
-}
-
-void agent_output_done(struct agent *a, enum agent_stream stream, size_t len)
-{
-    assert(stream == AGENT_STREAM_STDOUT || stream == AGENT_STREAM_STDERR);
-    struct output *o = &a->output[stream - AGENT_STREAM_STDOUT];
-
-    assert(len <= o->unread);
-    o->unread -= len;
-    o->owed += len;
-    /* Few credits for many bytes; the guest cannot be waiting while less than this is owed and nothing is unread. */
-    if (a->ended || o->owed < AGENT_WINDOW / 4)
-        return;
-    put_pair(a, AGENT_CREDIT, stream, (uint32_t)o->owed);
-    o->owed = 0;
-    flush(a);
-}
-
-void agent_resize(struct agent *a, uint16_t rows, uint16_t cols)
-{
-    if (a->ended || !a->exec)
-        return;
-    a->rows = rows;
-    a->cols = cols;
-    if (out_waiting(a) > OUT_BUSY) {
-        a->resize_waits = true;
-        return;
-    }
-    put_resize(a);
-    flush(a);
-}
-
-void agent_signal(struct agent *a, int signo, uint32_t target)
-{
-    if (a->ended || !a->exec || signo < 1 || signo > (int)MAX_SIGNAL)
-        return;
-    put_pair(a, AGENT_SIGNAL, (uint32_t)signo, target);
-    flush(a);
 }

@@ -36,6 +36,8 @@ struct agent_setup {
     const char *root_fstype; /* "erofs" */
     uint64_t overlay_bytes;  /* size of the writable tmpfs layer; 0: half of the guest's memory */
     bool read_only;          /* the root cannot be written to */
+    bool heartbeat;          /* heartbeat events, until the machine is renewed */
+    bool listeners;          /* listener events for the TCP ports that execs listen on */
     const char *resolv_conf; /* text of /etc/resolv.conf where the image has none; NULL: do not make one */
     const char *hosts;       /* more lines for an /etc/hosts that the agent makes; NULL: none */
 };
@@ -54,6 +56,7 @@ struct agent_exec {
     bool tty;
     bool open_stdin; /* false: stdin is /dev/null */
     bool workload;
+    bool detached; /* with workload: losing the connection does not end it, agent_attach() finds it again */
     bool create_cwd;
     bool no_new_privs;
     uint16_t rows, cols; /* of the terminal; 0: 24 x 80 */
@@ -72,7 +75,7 @@ struct agent_exit {
 
 /* Any may be NULL. `ctx` is what agent_new() was given. */
 struct agent_ops {
-    /* A control request (setup, sync, ping, power) was done; in the order they were sent. */
+    /* A control request (setup, sync, ping, power, pre_exec, renew, put) was done; in the order they were sent. */
     void (*on_done)(struct agent *a, void *ctx);
 
     void (*on_started)(struct agent *a, void *ctx, uint32_t pid);
@@ -114,6 +117,29 @@ int agent_sync(struct agent *a, struct sm_error *err);
 int agent_ping(struct agent *a, struct sm_error *err);
 int agent_power(struct agent *a, uint32_t how, struct sm_error *err);                 /* AGENT_POWER_* */
 int agent_exec(struct agent *a, const struct agent_exec *spec, struct sm_error *err); /* once per connection */
+
+/* Everything is set up: after its OK the guest rings SM_LC_EV_PRE_EXEC and waits. */
+int agent_pre_exec(struct agent *a, struct sm_error *err);
+
+/*
+ * The machine is a restored one: `generation` is what RESTORE was given. `hostname` NULL: it stays. `signo` (0: none)
+ * goes to the main process of every exec that runs. The same generation twice renews and signals once.
+ */
+int agent_renew(struct agent *a, const uint8_t generation[AGENT_GENERATION_SIZE], const char *hostname, int signo,
+                struct sm_error *err);
+
+/*
+ * A file in the image's root, after setup; directories that lead there are made. `data` stays the caller's and must
+ * live until on_done or a final callback; no other request is taken until then (-EBUSY).
+ */
+int agent_put(struct agent *a, const char *path, uint32_t mode, uint32_t uid, uint32_t gid, const void *data,
+              size_t len, struct sm_error *err);
+
+/*
+ * Instead of agent_exec(): this connection becomes the detached workload's, with the same callbacks. on_error with
+ * ENOENT: there is none, with EBUSY: another connection has it.
+ */
+int agent_attach(struct agent *a, struct sm_error *err);
 
 /*
  * Offer stdin. Returns how many bytes were taken, at most `len`; when fewer, on_stdin_room follows. After the end, and

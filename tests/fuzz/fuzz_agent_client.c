@@ -13,11 +13,14 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* What the caller does, by the bits of the input's first byte. */
-#define DO_SETUP 1u
-#define DO_EXEC  2u
-#define DO_HOLD  4u /* is not done with output */
-#define DO_FREE  8u /* frees the agent inside a callback */
-#define DO_STDIN 16u
+#define DO_SETUP  1u
+#define DO_EXEC   2u
+#define DO_HOLD   4u /* is not done with output */
+#define DO_FREE   8u /* frees the agent inside a callback */
+#define DO_STDIN  16u
+#define DO_PUT    32u
+#define DO_RENEW  64u /* and pre-exec */
+#define DO_ATTACH 128u
 
 struct caller {
     struct agent *a;
@@ -120,9 +123,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     if (c.how & DO_SETUP)
         agent_setup(c.a, &setup, NULL);
+    if (c.how & DO_RENEW) {
+        agent_renew(c.a, zeros, "clone", 1, NULL);
+        agent_pre_exec(c.a, NULL);
+    }
+    if (c.how & DO_PUT)
+        agent_put(c.a, "/file", 0644, 0, 0, zeros, sizeof(zeros), NULL);
+    if (c.how & DO_ATTACH)
+        agent_attach(c.a, NULL);
     if (c.how & DO_EXEC) {
-        agent_exec(c.a, &x, NULL);
-        if (c.how & DO_STDIN)
+        if (agent_exec(c.a, &x, NULL) == 0 && (c.how & DO_STDIN))
             agent_stdin(c.a, zeros, sizeof(zeros));
     }
     if (write(sv[1], data + 1, size - 1) < 0)

@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The agent's doors: frames of a connection, the two large requests, the image's passwd and group.
- * The first byte says which; nothing is ever started, since fork() here only pretends.
+ * The first byte says which. Nothing is ever started, since fork() here only pretends, and no file is ever written: the
+ * image's root (root.h) is pretended too.
  */
 #include <stddef.h>
 #include <stdint.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "request.h"
+#include "root.h"
 #include "server.h"
 #include "users.h"
 
@@ -28,10 +32,35 @@ pid_t fork(void)
     return NOBODY;
 }
 
-static int no_setup(void *ctx, const struct ga_setup *setup, int *ret_cgroup, struct ga_error *err)
+/* Instead of guest/root.c's. A file that can be written to and is nowhere. */
+int ga_root_open(int root, const char *path, int flags, mode_t mode)
+{
+    if (path[0] != '/')
+        abort();
+    return path[1] == '-' ? -ENOENT : memfd_create("put", MFD_CLOEXEC);
+}
+
+int ga_root_make_parents(int root, const char *path)
+{
+    return 0;
+}
+
+ssize_t ga_root_read(int root, const char *path, char *ret, size_t size)
+{
+    *ret = '\0';
+    return 0;
+}
+
+int ga_root_replace(int root, const char *path, const char *text, mode_t mode)
+{
+    return strlen(text) < GA_HOSTS_SIZE ? 0 : -ENOSPC;
+}
+
+static int no_setup(void *ctx, const struct ga_setup *setup, int *ret_cgroup, int *ret_root, struct ga_error *err)
 {
     if (setup->flags & AGENT_SETUP_READ_ONLY)
         return ga_error_set(err, ENODEV, "no '%s'", setup->root_device);
+    *ret_root = open("/", O_PATH | O_CLOEXEC);
     return 0;
 }
 
@@ -40,25 +69,46 @@ static int no_power(void *ctx, uint32_t how, struct ga_error *err)
     return ga_error_set(err, ENOSYS, "no switch");
 }
 
-/* All at once or in two parts, to a server that needs a SETUP or does not. */
-static void serve(const uint8_t *data, size_t size, bool ready, size_t first)
+static void no_event(void *ctx, uint32_t kind, uint64_t arg)
 {
-    static const struct ga_server_ops ops = {.setup = no_setup, .power = no_power};
-    struct ga_server *s;
+}
+
+static int connect_to(struct ga_server *s)
+{
     int sv[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv) < 0 || ga_server_adopt(s, sv[1]) < 0)
+        abort();
+    return sv[0];
+}
+
+/*
+ * To a server that needs a SETUP or does not, in two parts: one after the other, or each on a connection of its own,
+ * the second of which may be given what the first has started.
+ */
+static void serve(const uint8_t *data, size_t size, bool ready, bool apart, size_t first)
+{
+    static const struct ga_server_ops ops = {.setup = no_setup, .power = no_power, .event = no_event};
+    struct ga_server *s;
 
     if (first > size)
         first = size;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv) < 0 ||
-        ga_server_new(&ops, NULL, ready, &s) < 0 || ga_server_adopt(s, sv[1]) < 0)
+    if (ga_server_new(&ops, NULL, ready, &s) < 0)
         abort();
-    if (write(sv[0], data, first) != (ssize_t)first || write(sv[0], data + first, size - first) < 0)
+    int a = connect_to(s), b = apart ? connect_to(s) : a;
+    if (write(a, data, first) != (ssize_t)first)
         abort();
-    shutdown(sv[0], SHUT_WR);
+    if (apart)
+        shutdown(a, SHUT_WR);
+    if (write(b, data + first, size - first) < 0)
+        abort();
+    shutdown(b, SHUT_WR);
     if (ga_server_run(s, true) < 0)
         abort();
     ga_server_free(s);
-    close(sv[0]);
+    close(a);
+    if (apart)
+        close(b);
 }
 
 static void look_up(const uint8_t *data, size_t size)
@@ -111,7 +161,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         look_up(data + 1, size - 1);
         break;
     default:
-        serve(data + 2, size - 2, data[0] & 1, data[1]);
+        serve(data + 2, size - 2, data[0] & 1, data[0] & 0x80, data[1]);
         break;
     }
     return 0;

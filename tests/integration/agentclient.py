@@ -12,6 +12,11 @@ def number(name):
     return int(re.search(rf"\b{name}(?:\s*=)?\s+(0x\w+?|\d+)u?\b", HEADER)[1], 0)
 
 
+def bit(name):
+    """A flag by its name in guest/proto.h."""
+    return 1 << int(re.search(rf"\b{name}\s+\(1u << (\d+)\)", HEADER)[1])
+
+
 def string(text):
     data = text.encode()
     return struct.pack("<I", len(data)) + data
@@ -62,24 +67,66 @@ class Agent:
         self.send("AGENT_PING")
         self.ok()
 
-    def setup(self, device="/dev/vda"):
-        self.send("AGENT_SETUP", string("clone") + string(device) + string("erofs") + struct.pack("<QI", 0, 0) +
+    def setup(self, device="/dev/vda", hostname="clone", flags=0):
+        self.send("AGENT_SETUP", string(hostname) + string(device) + string("erofs") + struct.pack("<QI", 0, flags) +
                   string("") + string(""))
         self.ok()
 
-    def run(self, *argv):
-        """Run a program: (exit status, stdout)."""
-        self.send("AGENT_EXEC", struct.pack("<IQHH", 0, 0, 0, 0) + strings(argv) + strings([]) + string("") + string("") +
-                  struct.pack("<I", 0))
+    def pre_exec(self):
+        self.send("AGENT_PRE_EXEC")
+        self.ok()
+
+    def renew(self, generation, hostname="", signal=0):
+        self.send("AGENT_RENEW", generation + string(hostname) + struct.pack("<I", signal))
+        self.ok()
+
+    def put(self, path, data, mode=0o644, uid=0, gid=0):
+        self.send("AGENT_PUT", string(path) + struct.pack("<IIIQ", mode, uid, gid, len(data)))
+        for at in range(0, len(data), 65536):
+            self.send("AGENT_PUT_DATA", data[at:at + 65536])
+        self.ok()
+
+    def exec(self, *argv, flags=0):
+        """Start a program; finish() takes its end."""
+        self.send("AGENT_EXEC", struct.pack("<IQHH", flags, 0, 0, 0) + strings(argv) + strings([]) + string("") +
+                  string("") + struct.pack("<I", 0))
+        return self.started()
+
+    def attach(self):
+        self.send("AGENT_ATTACH", struct.pack("<I", 0))
+        return self.started()
+
+    def started(self):
+        kind, payload = self.frame()
+        if kind == number("AGENT_START_ERROR"):
+            raise AgentError(payload[12:].decode())
+        assert kind == number("AGENT_STARTED"), kind
+        return struct.unpack("<I", payload)[0]
+
+    def output(self, size):
+        """The next `size` bytes or more of stdout."""
+        out = b""
+        while len(out) < size:
+            kind, payload = self.frame()
+            assert kind == number("AGENT_STDOUT"), kind
+            out += payload
+        return out
+
+    def finish(self):
+        """(exit status, what is left of stdout); 128 and the signal for a program that was killed by one."""
         out = b""
         while True:
             kind, payload = self.frame()
             if kind == number("AGENT_STDOUT"):
                 out += payload
             elif kind == number("AGENT_EXITED"):
-                return struct.unpack("<I", payload[:4])[0], out
-            elif kind == number("AGENT_START_ERROR"):
-                raise AgentError(payload[12:].decode())
+                status, signal = struct.unpack("<II", payload[:8])
+                return (128 + signal if signal else status), out
+
+    def run(self, *argv):
+        """Run a program: (exit status, stdout)."""
+        self.exec(*argv)
+        return self.finish()
 
     def close(self):
         self.sock.close()

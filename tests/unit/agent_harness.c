@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/io.h"
+#include "kernel/lifecycle_abi.h"
 #include "server.h"
 
 #define OUT_MAX (64u << 20)
@@ -80,11 +82,45 @@ static void remove_cgroup(const char *root)
     assert_int_equal(rmdir(name), 0);
 }
 
-static int fake_setup(void *ctx, const struct ga_setup *setup, int *ret_cgroup, struct ga_error *err)
+/* What the server's process knows of its harness. */
+struct fake {
+    const char *root;
+    int events;
+};
+
+static int fake_setup(void *ctx, const struct ga_setup *setup, int *ret_cgroup, int *ret_root, struct ga_error *err)
 {
+    const struct fake *f = ctx;
+
     if (strcmp(setup->root_fstype, "bad") == 0)
         return ga_error_set(err, ENODEV, "mounting \x1b[31m%s", setup->root_device);
     *ret_cgroup = open_cgroup();
+    *ret_root = open(f->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return *ret_root < 0 ? ga_error_sys(err, errno, "opening %s", f->root) : 0;
+}
+
+static void fake_event(void *ctx, uint32_t kind, uint64_t arg)
+{
+    const struct fake *f = ctx;
+    struct h_event e = {kind, arg};
+
+    if (send(f->events, &e, sizeof(e), MSG_NOSIGNAL) != (ssize_t)sizeof(e))
+        _exit(104);
+}
+
+/* The kernel's host name, which is a file here. */
+static int fake_set_hostname(void *ctx, const char *name)
+{
+    const struct fake *f = ctx;
+    char path[128];
+
+    if (strcmp(name, "refused") == 0)
+        return -EPERM;
+    snprintf(path, sizeof(path), "%s/" H_HOSTNAME, f->root);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0 || write(fd, name, strlen(name)) < 0)
+        return -errno;
+    close(fd);
     return 0;
 }
 
@@ -93,16 +129,18 @@ static int fake_power(void *ctx, uint32_t how, struct ga_error *err)
     return ga_error_set(err, ENOSYS, "no power switch here");
 }
 
-static _Noreturn void serve(const int fds[H_CONNS])
+static _Noreturn void serve(const struct harness *h, const int fds[H_CONNS], int events, int notices)
 {
-    static const struct ga_server_ops ops = {.setup = fake_setup, .power = fake_power};
+    static const struct ga_server_ops ops = {
+        .setup = fake_setup, .power = fake_power, .event = fake_event, .set_hostname = fake_set_hostname};
+    struct fake fake = {h->root, events};
     struct ga_server *s;
 
     /* What the test was started with must not be mistaken for a leak of the agent. */
     close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (ga_server_new(&ops, NULL, false, &s) < 0)
+    if (ga_server_new(&ops, &fake, false, &s) < 0 || ga_server_watch(s, notices) < 0)
         _exit(101);
     for (int i = 0; i < H_CONNS; i++)
         if (ga_server_adopt(s, fds[i]) < 0)
@@ -187,7 +225,7 @@ static const struct agent_ops ops = {.on_done = on_done,
 
 void h_start(struct harness *h, bool setup)
 {
-    int theirs[H_CONNS], subreaper;
+    int theirs[H_CONNS], subreaper, events[2], notices[2];
 
     memset(h, 0, sizeof(*h));
     h->adopts_orphans = prctl(PR_GET_CHILD_SUBREAPER, &subreaper) == 0; /* not under user-mode emulation */
@@ -199,6 +237,12 @@ void h_start(struct harness *h, bool setup)
         h->conn[i] = (struct h_conn){.h = h, .fd = sv[0], .out = {buf_init(OUT_MAX), buf_init(OUT_MAX)}};
         theirs[i] = sv[1];
     }
+    snprintf(h->root, sizeof(h->root), "/tmp/sm-agent-XXXXXX");
+    assert_non_null(mkdtemp(h->root));
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, events), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, notices), 0);
+    h->events = events[0];
+    h->notices = notices[0];
     fflush(NULL);
     snprintf(cgroup_dir, sizeof(cgroup_dir), "sm-test-%d-%llx", getpid(), (unsigned long long)io_now_ns());
     h->server = fork();
@@ -206,23 +250,39 @@ void h_start(struct harness *h, bool setup)
     if (h->server == 0) {
         for (int i = 0; i < H_CONNS; i++)
             close(h->conn[i].fd);
-        serve(theirs);
+        close(h->events);
+        close(h->notices);
+        serve(h, theirs, events[1], notices[1]);
     }
+    close(events[1]);
+    close(notices[1]);
     for (int i = 0; i < H_CONNS; i++)
         close(theirs[i]);
-    if (!setup)
-        return;
+    if (setup)
+        h_setup(h, &(struct agent_setup){0});
+}
 
+void h_setup(struct harness *h, const struct agent_setup *setup)
+{
+    struct agent_setup s = *setup;
     struct h_conn *c = h_agent(h, 0);
-    struct agent_setup s = {.root_device = "/dev/null", .root_fstype = "none"};
+    unsigned before = c->done;
+
+    s.root_device = "/dev/null";
+    s.root_fstype = "none";
     assert_int_equal(agent_setup(c->agent, &s, NULL), 0);
-    h_wait_count(h, &c->done, 1);
+    h_wait_count(h, &c->done, before + 1);
     for (size_t i = 0; i < 2; i++) {
         char name[128];
 
         snprintf(name, sizeof(name), "%s/%s", cgroup_roots[i], cgroup_dir);
         h->has_cgroup |= access(name, F_OK) == 0;
     }
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    return remove(path);
 }
 
 void h_stop(struct harness *h)
@@ -244,6 +304,40 @@ void h_stop(struct harness *h)
     assert_int_equal(WEXITSTATUS(status), 0);
     for (size_t i = 0; i < 2; i++)
         remove_cgroup(cgroup_roots[i]);
+    close(h->events);
+    close(h->notices);
+    assert_int_equal(nftw(h->root, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+struct h_event h_event(struct harness *h)
+{
+    struct pollfd p = {.fd = h->events, .events = POLLIN};
+    struct h_event e;
+
+    assert_int_equal(poll(&p, 1, (int)(H_DEADLINE_NS / 1000000)), 1);
+    assert_int_equal(recv(h->events, &e, sizeof(e), 0), sizeof(e));
+    return e;
+}
+
+bool h_has_event(struct harness *h)
+{
+    struct pollfd p = {.fd = h->events, .events = POLLIN};
+
+    return poll(&p, 1, 0) == 1;
+}
+
+void h_notice(struct harness *h, uint32_t bits, const uint8_t generation[AGENT_GENERATION_SIZE])
+{
+    struct sm_lc_notice n = {.bits = bits};
+
+    memcpy(n.generation, generation, sizeof(n.generation));
+    assert_int_equal(send(h->notices, &n, sizeof(n), 0), sizeof(n));
+}
+
+void h_drop(struct h_conn *c)
+{
+    agent_free(c->agent);
+    c->agent = NULL;
 }
 
 static void on_late(struct loop_timer *t)

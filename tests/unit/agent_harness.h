@@ -22,7 +22,16 @@
 #define H_CONNS       12
 #define H_DEADLINE_NS (30ull * 1000 * 1000 * 1000)
 
+/* In the harness's root: what the kernel's host name was set to. */
+#define H_HOSTNAME "kernel-hostname"
+
 struct harness;
+
+/* What the agent rang the lifecycle device with. */
+struct h_event {
+    uint32_t kind;
+    uint64_t arg;
+};
 
 /* One connection and what has come over it. */
 struct h_conn {
@@ -46,12 +55,17 @@ struct harness {
     pid_t server;
     struct h_conn conn[H_CONNS];
     bool late;
+    char root[32]; /* a directory which is the image's root for PUT and for renewals; execs see the host's */
+    int events, notices;
     bool has_cgroup;     /* the server found version 2 control groups */
     bool adopts_orphans; /* the server can be told to be like PID 1 */
 };
 
 /* A server with H_CONNS connections; with `setup`, the first has done SETUP already. */
 void h_start(struct harness *h, bool setup);
+
+/* SETUP over connection 0; root_device and root_fstype are replaced. */
+void h_setup(struct harness *h, const struct agent_setup *setup);
 
 /* Close all; the server must end by itself, without an error. */
 void h_stop(struct harness *h);
@@ -60,6 +74,16 @@ void h_stop(struct harness *h);
 void h_wait(struct harness *h, const bool *flag);
 void h_wait_count(struct harness *h, const unsigned *count, unsigned at_least);
 void h_wait_bytes(struct harness *h, const struct buf *b, size_t at_least);
+
+/* Wait for the agent's next event; is there one already? */
+struct h_event h_event(struct harness *h);
+bool h_has_event(struct harness *h);
+
+/* The driver tells the agent SM_LC_INT_* bits. */
+void h_notice(struct harness *h, uint32_t bits, const uint8_t generation[AGENT_GENERATION_SIZE]);
+
+/* The host loses connection `c`. */
+void h_drop(struct h_conn *c);
 
 /* The client for connection `i`. */
 struct h_conn *h_agent(struct harness *h, unsigned i);

@@ -50,11 +50,11 @@ static _Noreturn void end(enum control_exit_reason reason, const char *text)
     _exit(0);
 }
 
-static int set_up(void *ctx, const struct ga_setup *setup, int *ret_cgroup, struct ga_error *err)
+static int set_up(void *ctx, const struct ga_setup *setup, int *ret_cgroup, int *ret_root, struct ga_error *err)
 {
     (void)ctx;
     (void)err;
-    *ret_cgroup = -1;
+    *ret_cgroup = *ret_root = -1;
     return strcmp(setup->root_fstype, "erofs") == 0 ? 0 : -EINVAL;
 }
 
@@ -68,7 +68,7 @@ static int power(void *ctx, uint32_t how, struct ga_error *err)
 
 static _Noreturn void serve(int fd, bool first)
 {
-    static const struct ga_server_ops ops = {set_up, power};
+    static const struct ga_server_ops ops = {.setup = set_up, .power = power};
     struct ga_server *s;
 
     close(CONTROL_FD);

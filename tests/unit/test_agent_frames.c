@@ -123,7 +123,7 @@ static void agent_refuses_bad_frames(void **state)
     expect_refused(h, 2, &b, false, "not the agent protocol");
 
     put_pair(&b, AGENT_HELLO, AGENT_MAGIC, AGENT_VERSION + 1);
-    expect_refused(h, 3, &b, true, "the host version 2");
+    expect_refused(h, 3, &b, true, "the host version 3");
 
     /* The header alone is refused: nothing waits for, or makes room for, a payload that is too large. */
     put_hello(&b);
