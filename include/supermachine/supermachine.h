@@ -327,8 +327,8 @@ struct sm_remove_options {
     }
 
 /*
- * Remove a name, or by its id an image; what no other image needs goes with it. *ret lists the records that went. It
- * does not disturb machines that run. `ret`, `options` and `removal` may be NULL.
+ * Remove a name, or by its id an image; what no other image needs goes with it, and its snapshots do. *ret lists the
+ * records that went. It does not disturb machines that run. `ret`, `options` and `removal` may be NULL.
  *
  * Errors: ENOENT no such image; EEXIST an id of an image that has several names; EBUSY another process works on the
  * store (the sentence says which).
@@ -338,9 +338,9 @@ SM_API int sm_store_remove(struct sm_image_record **ret, struct sm_store *store,
 
 struct sm_prune_options {
     size_t size;         /* sizeof(struct sm_prune_options) */
-    int all;             /* not 0: images with a name, too */
+    int all;             /* not 0: images with a name and all snapshots, too */
     int dry_run;         /* not 0: only find out what would go */
-    uint32_t older_than; /* only images that were not used for so many seconds; 0: whenever they were used */
+    uint32_t older_than; /* only what was not used for so many seconds; 0: whenever it was used */
     uint64_t max_size;   /* go on only while the store takes more bytes than this, what was used least recently first;
                             0: take all that may go */
 };
@@ -351,9 +351,10 @@ struct sm_prune_options {
     }
 
 /*
- * Make room: images without a name (or all, see above), then everything that no image needs: layers of images that were
- * opened from a layout, halves of cut pulls. *ret lists the records that went. `ret`, `options` and `removal` may be
- * NULL. Errors: EBUSY as in sm_store_remove().
+ * Make room: images without a name (or all, see above), and everything that no image needs: layers of images that were
+ * opened from a layout, halves of cut pulls, snapshots of images that are gone. With older_than or max_size also
+ * snapshots that can be made again, before any image. *ret lists the records that went. `ret`, `options` and `removal`
+ * may be NULL. Errors: EBUSY as in sm_store_remove().
  */
 SM_API int sm_store_prune(struct sm_image_record **ret, struct sm_store *store, const struct sm_prune_options *options,
                           struct sm_removal *removal, struct sm_error *err);
@@ -363,7 +364,7 @@ struct sm_image_usage {
     struct sm_image_usage *next;
     const char *name, *id;               /* as in sm_image_record */
     int64_t used;                        /* as in sm_image_record */
-    uint64_t unique_bytes, shared_bytes; /* this image's alone; other images' too. Of disk */
+    uint64_t unique_bytes, shared_bytes; /* this image's alone, with its snapshots; other images' too. Of disk */
 };
 
 struct sm_store_usage {
@@ -372,6 +373,8 @@ struct sm_store_usage {
     uint32_t partials;                            /* documents and compressed layers; halves of cut pulls */
     uint64_t layer_bytes, file_system_bytes, blob_bytes, partial_bytes; /* of disk */
     uint64_t total_bytes, reclaimable_bytes; /* all of it; what sm_store_prune() would free by default */
+    uint32_t snapshots;                      /* how many */
+    uint64_t snapshot_bytes;
 };
 
 /* *ret: one entry an image; free it with sm_image_usages_free(). `ret` and `total` may be NULL. */
@@ -693,7 +696,7 @@ SM_API int sm_exec_close_stdin(struct sm_exec *exec, struct sm_error *err);
  * starting: it goes on without (SM_VM_NOT_STORED). Several processes may start the same image at once: one bakes.
  */
 
-struct sm_snapshot; /* "Snapshots": sm_snapshot_open() */
+struct sm_snapshot; /* "Snapshots: the store": sm_snapshot_open() */
 
 /* When a machine that is baked is saved. */
 enum sm_trigger {
@@ -861,6 +864,110 @@ SM_API int sm_prepared_new(struct sm_prepared **ret, const struct sm_vm_config *
 SM_API int sm_prepared_fill(struct sm_prepared *prepared, struct sm_error *err);
 SM_API unsigned sm_prepared_ready(const struct sm_prepared *prepared); /* how many are left */
 SM_API void sm_prepared_free(struct sm_prepared *prepared);
+
+/* ---- Snapshots: the store ---- */
+
+/*
+ * Snapshots are machines that were saved: see "Baking and restoring" for how they come to be, and
+ * docs/snapshot-format.md for what they are on disk. Most are in the store, each by its key; one that was saved to a
+ * directory is wherever that is.
+ *
+ * A name of a snapshot is its key, or the first 4 hex digits of it and more; a directory, written with a '/' in it; or
+ * a name or id of the image that it was made of, where there is one of it only.
+ */
+
+enum sm_snapshot_kind {
+    SM_SNAPSHOT_BASE = 1, /* kernel and agent, what bakes are differences to; made anew when it is missing */
+    SM_SNAPSHOT_BAKE = 2, /* of an image; made anew when it is missing */
+    SM_SNAPSHOT_VM = 3,   /* of a machine that ran: nothing can make it again */
+};
+
+/* Members are never NULL where nothing else is said. Comes as a list; may grow at its end in later versions. */
+struct sm_snapshot_record {
+    struct sm_snapshot_record *next;
+    enum sm_snapshot_kind kind;
+    const char *key;
+    const char *base;               /* key of what it is a difference to; NULL: it is whole */
+    const char *image, *image_id;   /* as in sm_image_record; NULL: it is of no image */
+    const char *platform, *trigger; /* "" where there is none, and so is this: */
+    const char *tag;
+    const char *version; /* of the library that made it */
+    const char *problem; /* why it can't be used here, one sentence; NULL: nothing is known against it */
+    uint32_t memory_mib, vcpus;
+    int64_t created, used; /* when it was made, and restored last: seconds since 1970 */
+    uint64_t disk_bytes;   /* its own, without its base */
+    int is_workload;       /* not 0: its command runs in it already */
+};
+
+/*
+ * All snapshots of the store, by image and then by age; bases last. One whose description is damaged is listed with
+ * its key and the problem.
+ */
+SM_API int sm_snapshot_list(struct sm_snapshot_record **ret, struct sm_store *store, struct sm_error *err);
+SM_API void sm_snapshot_records_free(struct sm_snapshot_record *list);
+
+/*
+ * Open a snapshot, to start machines from it (sm_vm_restore). It stays whole for as long as it is open, whatever
+ * happens to its name, and may outlive `store`. Shared as images are.
+ *
+ * Errors: ENOENT no such snapshot; EEXIST several (listed); EBADMSG it is damaged, or its base is not there; ENOTSUP it
+ * was made for another architecture, processor or version.
+ */
+SM_API int sm_snapshot_open(struct sm_snapshot **ret, struct sm_store *store, const char *name, struct sm_error *err);
+SM_API void sm_snapshot_free(struct sm_snapshot *snapshot);
+
+/* All about a snapshot, as one JSON object: docs/snapshot-format.md lists the members. *ret: sm_string_free(). */
+SM_API int sm_snapshot_inspect(char **ret, struct sm_store *store, const char *name, struct sm_error *err);
+
+struct sm_snapshot_options {
+    size_t size; /* sizeof(struct sm_snapshot_options) */
+
+    /* Not 0: sm_snapshot_remove() takes all that the name fits, with the snapshots that need one of them, and none is
+     * no error; sm_snapshot_import() replaces what is there. */
+    int force;
+
+    const char *dest; /* sm_snapshot_import(): a directory to be made, instead of into the store */
+
+    int (*event)(void *ctx, const struct sm_image_event *event); /* as in sm_image_options */
+    void *event_ctx;
+};
+
+#define SM_SNAPSHOT_OPTIONS_INIT                                                                                       \
+    {                                                                                                                  \
+        .size = sizeof(struct sm_snapshot_options)                                                                     \
+    }
+
+/*
+ * Remove a snapshot from the store. Machines that were started from it are not disturbed. `options` and `removal` may
+ * be NULL. Errors: ENOENT; EEXIST several, or a base that others need; EINVAL a directory: remove that yourself; EBUSY
+ * another process works on the store.
+ */
+SM_API int sm_snapshot_remove(struct sm_store *store, const char *name, const struct sm_snapshot_options *options,
+                              struct sm_removal *removal, struct sm_error *err);
+
+/*
+ * Read every byte of a snapshot, and of its base: 0 when all is as it was written. EBADMSG: the sentence says what is
+ * not, ENOTSUP that this version can't tell. One that was made for other hosts can be checked, too.
+ */
+SM_API int sm_snapshot_verify(struct sm_store *store, const char *name, const struct sm_snapshot_options *options,
+                              struct sm_error *err);
+
+/*
+ * Write a snapshot as an archive (a tar) to `fd`, which may be a pipe. It needs no base any more, and has what is no
+ * zeros only. The image that it is of is not in it: save that, too (sm_store_save), or have it pulled where it goes.
+ */
+SM_API int sm_snapshot_export(struct sm_store *store, const char *name, int fd,
+                              const struct sm_snapshot_options *options, struct sm_error *err);
+
+/*
+ * Take a snapshot from such an archive into the store, or to a directory; `fd` is read from where it is, and may be a
+ * pipe. All of it is checked before anything is in its place; import from where you would run images from. *ret (may
+ * be NULL): its record, a list of one.
+ *
+ * Errors: EBADMSG no such archive, or a damaged one; ENOTSUP of another version; EEXIST it is there already; ENOSPC.
+ */
+SM_API int sm_snapshot_import(struct sm_snapshot_record **ret, struct sm_store *store, int fd,
+                              const struct sm_snapshot_options *options, struct sm_error *err);
 
 /* ---- This host ---- */
 
