@@ -98,12 +98,20 @@ struct hv {
      * Save or load, by the stream's direction: what belongs to the VM (interrupt controllers, clock), and a vCPU. Every
      * vCPU is stopped; before saving, its last run has returned HV_EXIT_KICKED, since an access that made it return
      * before is complete only then. Saving: the vCPUs first, so that none has seen a later time than the VM's clock;
-     * loading: the VM first. A vCPU's on its own thread, once it has one. What the host cannot give is an error of the
+     * loading: the VM first. A vCPU's on its own thread, once it runs. What the host cannot give is an error of the
      * stream.
      */
     void (*vm_state)(struct hv_vm *vm, struct snap_stream *s);
     void (*vcpu_state)(struct hv_vcpu *vcpu, struct snap_stream *s);
-    const unsigned long *state_requests; /* the ioctls that these two make, 0 at the end: for a system call filter */
+    /*
+     * Stop the guest's own timer, or let it go on; once each, at rest as for saving, on the vCPU's thread. While it is
+     * stopped the guest may set it anew, which then counts. What would have fired meanwhile fires when it goes on.
+     */
+    int (*vcpu_mask_timer)(struct hv_vcpu *vcpu, bool masked, struct sm_error *err);
+    /* At rest: 1 when it waits for an interrupt, or to be started. */
+    int (*vcpu_idle)(struct hv_vcpu *vcpu, struct sm_error *err);
+    /* The ioctls that vm_irq and all from vm_state to here make, 0 at the end: for a system call filter. */
+    const unsigned long *state_requests;
     /* Instruction pointer, for error messages; 0 when unknown. The vCPU's thread, not running. */
     uint64_t (*vcpu_pc)(struct hv_vcpu *vcpu);
 };

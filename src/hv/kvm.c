@@ -286,6 +286,16 @@ static void vcpu_unkick(struct hv_vcpu *vcpu)
     __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 }
 
+static int vcpu_mask_timer(struct hv_vcpu *vcpu, bool masked, struct sm_error *err)
+{
+    return kvm_arch_vcpu_mask_timer(vcpu, masked, err);
+}
+
+static int vcpu_idle(struct hv_vcpu *vcpu, struct sm_error *err)
+{
+    return kvm_arch_vcpu_idle(vcpu, err);
+}
+
 static uint64_t vcpu_pc(struct hv_vcpu *vcpu)
 {
     return kvm_arch_vcpu_pc(vcpu);
@@ -310,6 +320,8 @@ const struct hv hv_kvm = {
     .vcpu_unkick = vcpu_unkick,
     .vm_state = kvm_arch_vm_state,
     .vcpu_state = kvm_arch_vcpu_state,
+    .vcpu_mask_timer = vcpu_mask_timer,
+    .vcpu_idle = vcpu_idle,
     .state_requests = kvm_arch_state_requests,
     .vcpu_pc = vcpu_pc,
 };

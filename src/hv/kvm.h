@@ -35,6 +35,11 @@ struct hv_vcpu {
     /* x86 only: what the guest was given. */
     struct x86_cpuid_entry *cpuid;
     unsigned n_cpuid;
+    struct {
+        uint64_t deadline; /* 0: none was taken away */
+        bool vector;       /* it was masked */
+        bool counts;       /* a one-shot timer was running then */
+    } timer;               /* x86: from masking to unmasking */
 };
 
 /* The architecture's part. */
@@ -46,6 +51,8 @@ uint64_t kvm_arch_vcpu_pc(struct hv_vcpu *vcpu);
 void kvm_arch_vcpu_done(struct hv_vcpu *vcpu);
 void kvm_arch_vm_state(struct hv_vm *vm, struct snap_stream *s);
 void kvm_arch_vcpu_state(struct hv_vcpu *vcpu, struct snap_stream *s);
+int kvm_arch_vcpu_mask_timer(struct hv_vcpu *vcpu, bool masked, struct sm_error *err);
+int kvm_arch_vcpu_idle(struct hv_vcpu *vcpu, struct sm_error *err);
 extern const unsigned long kvm_arch_state_requests[];
 
 /* x86: the table of a vCPU made here, with room for X86_CPUID_MAX; returns how many. */

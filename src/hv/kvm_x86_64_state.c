@@ -101,6 +101,7 @@ const unsigned long kvm_arch_state_requests[] = {
     KVM_GET_CLOCK,
     KVM_SET_CLOCK,
     KVM_CHECK_EXTENSION,
+    KVM_IRQ_LINE,
     0,
 };
 

@@ -9,8 +9,11 @@
  *
  * Asking: `pause` is set, then every vCPU is kicked. A vCPU that sees `pause` enters the guest until it comes back
  * kicked: a hypervisor finishes the access of the last exit (the value that was read, the next piece of a long access)
- * on the next entry, and only then honours the kick. So a vCPU at rest owes the guest nothing. A forced exit that finds
+ * on the next entry, and only then honours the kick. So a vCPU at rest owes the guest nothing. It kicks itself before,
+ * since it may have seen `pause` before the kick came: nothing of the guest runs in between. A forced exit that finds
  * neither `pause` nor `stop` is nobody's: the vCPU runs on.
+ *
+ * Rendezvous nest, so that one thing can be done at rest by way of another that asks for rest itself.
  *
  * Going on: a kick stays up until the vCPU's own thread takes it down, which it does before it counts itself out of the
  * rendezvous. coord_resume() waits for that count, so the kick of a next pause cannot be taken down by mistake.
@@ -30,10 +33,11 @@ int coord_pause(struct vcpu *vcpus, unsigned n)
     struct vcpu_group *g = vcpus->group;
     int r;
 
-    assert(!atomic_load(&g->pause));
-    atomic_store(&g->pause, true);
-    for (unsigned i = 0; i < n; i++)
-        g->hv->vcpu_kick(vcpus[i].hv, vcpus[i].thread);
+    if (g->pauses++ == 0) {
+        atomic_store(&g->pause, true);
+        for (unsigned i = 0; i < n; i++)
+            g->hv->vcpu_kick(vcpus[i].hv, vcpus[i].thread);
+    }
     pthread_mutex_lock(&g->lock);
     pthread_cond_broadcast(&g->changed); /* for those that are held (vcpus_release_others) */
     while (g->resting + g->gone < n)
@@ -66,6 +70,9 @@ void coord_resume(struct vcpu *vcpus, unsigned n)
 {
     struct vcpu_group *g = vcpus->group;
 
+    assert(g->pauses > 0);
+    if (--g->pauses > 0)
+        return;
     pthread_mutex_lock(&g->lock);
     atomic_store(&g->pause, false);
     pthread_cond_broadcast(&g->changed);
@@ -90,6 +97,7 @@ int coord_rest(struct vcpu *v)
     struct vcpu_group *g = v->group;
     enum hv_exit_kind kind;
 
+    g->hv->vcpu_kick(v->hv, v->thread);
     do {
         if (vcpu_run_once(v, &kind))
             return 1;

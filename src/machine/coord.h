@@ -9,7 +9,10 @@
 
 #include "machine/vcpu.h"
 
-/* Bring all to rest. -ESHUTDOWN: the run ended meanwhile; they are then not to be resumed but joined. */
+/*
+ * Bring all to rest; where they are, they stay so until as many coord_resume() as there were coord_pause(). -ESHUTDOWN:
+ * the run ended meanwhile; they are then not to be resumed but joined.
+ */
 int coord_pause(struct vcpu *vcpus, unsigned n);
 
 /*

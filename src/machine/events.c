@@ -80,6 +80,14 @@ void events_put_back(struct events *ev, const struct event *event)
     pthread_mutex_unlock(&ev->lock);
 }
 
+void events_forget(struct events *ev)
+{
+    pthread_mutex_lock(&ev->lock);
+    memset(ev->pending, 0, sizeof(ev->pending));
+    ev->n_listeners = 0;
+    pthread_mutex_unlock(&ev->lock);
+}
+
 uint64_t events_lost(struct events *ev)
 {
     pthread_mutex_lock(&ev->lock);

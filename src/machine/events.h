@@ -52,6 +52,9 @@ bool events_take(struct events *ev, struct event *ret);
 /* Put back what events_take() gave and could not be delivered now, unless a newer one has come. */
 void events_put_back(struct events *ev, const struct event *event);
 
+/* Drop all that were posted and not taken. */
+void events_forget(struct events *ev);
+
 /* Events that were overwritten or dropped before anyone took them. */
 uint64_t events_lost(struct events *ev);
 

@@ -125,7 +125,7 @@ static int last_round(struct live *l, struct sm_error *err)
     struct snap_runs runs = {0};
     struct snap_stream s;
     uint64_t start = io_now_ns();
-    int r = coord_pause(m->vcpu, m->n_vcpus);
+    int r = machine_rest(m, NULL);
 
     if (r < 0)
         return sm_error_set(err, -r, "the machine has ended and can't be saved");
@@ -139,7 +139,7 @@ static int last_round(struct live *l, struct sm_error *err)
     l->saved.pause_ns += io_now_ns() - start;
     if (r < 0 || !stay) {
         machine_resume_devices(m);
-        coord_resume(m->vcpu, m->n_vcpus);
+        machine_go_on(m);
     }
     if (r == 0 && !stay)
         r = machine_write_lists(&s, &runs, &l->files, l->flags, err);

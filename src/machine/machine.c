@@ -107,9 +107,8 @@ static void on_lifecycle_event(void *ctx, uint32_t kind, uint64_t arg, const cha
         vcpu_group_end(&m->group, MACHINE_PANIC, "the guest's kernel panicked: ", text, text_len);
         return;
     }
-    if (kind == SM_LC_EV_LISTENER)
-        atomic_fetch_add(&m->listeners, 1);
     events_post(&m->events, kind, arg);
+    bake_rung(m, kind, arg);
     vcpu_group_wake(&m->group);
 }
 
@@ -128,8 +127,15 @@ static void on_lifecycle_renewed(void *ctx)
     vcpus_release_others(&m->group);
 }
 
-static const struct lifecycle_ops lifecycle_callbacks = {
-    .event = on_lifecycle_event, .power = on_lifecycle_power, .renewed = on_lifecycle_renewed};
+static void on_lifecycle_parked(void *ctx, uint32_t n)
+{
+    park_said(ctx, n);
+}
+
+static const struct lifecycle_ops lifecycle_callbacks = {.event = on_lifecycle_event,
+                                                         .power = on_lifecycle_power,
+                                                         .parked = on_lifecycle_parked,
+                                                         .renewed = on_lifecycle_renewed};
 
 static int make_irq_fd(int *ret, struct sm_error *err)
 {
@@ -187,13 +193,16 @@ static void on_wake(struct loop_source *src, uint32_t events)
         return;
     machine_deliver(m);
     enum machine_end why = events_ended(&m->events, text);
-    if (why == MACHINE_RUNNING || m->ended)
+    if (why == MACHINE_RUNNING || m->ended) {
+        bake_look(m);
         return;
+    }
     m->ended = true;
     vcpus_join(m->vcpu, m->n_vcpus);
     live_ended(m);
     if (why == MACHINE_VCPU_ERROR && machine_memory_cut(m))
         snprintf(text, sizeof(text), "%s", MACHINE_CUT_SENTENCE);
+    bake_machine_ended(m, why, text);
     m->config.ops->ended(m->config.ctx, why, text);
 }
 
@@ -254,6 +263,7 @@ int machine_new(struct machine **ret, const struct machine_config *config, struc
     m->clear_refs_fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
     m->wake.fd = -1;
     events_init(&m->events);
+    bake_init(&m->bake, m);
     vcpu_group_init(&m->group);
     m->group.hv = config->hv;
     m->group.events = &m->events;
@@ -332,8 +342,12 @@ static int load_guest(struct machine *m, int kernel_fd, int initramfs_fd, const 
 int machine_bind_lines(struct machine *m, struct sm_error *err)
 {
     const struct hv *hv = m->config.hv;
-    int r = hv->vm_irqfd(m->vm, LAYOUT_SERIAL_IRQ, m->serial_irq, err);
+    int r = 0;
 
+    if (m->bound)
+        return 0;
+    m->bound = true;
+    r = hv->vm_irqfd(m->vm, LAYOUT_SERIAL_IRQ, m->serial_irq, err);
     if (r == 0)
         r = hv->vm_irqfd(m->vm, LAYOUT_LIFECYCLE_IRQ, m->lifecycle_irq, err);
     for (unsigned i = 0; r == 0 && i < m->n_slots; i++)
@@ -389,6 +403,7 @@ void machine_free(struct machine *m)
     live_ended(m);
     loop_remove(m->config.loop, &m->wake);
     loop_timer_cancel(&m->patience);
+    bake_done(&m->bake);
     for (unsigned i = 0; i < m->n_slots; i++) {
         virtio_mmio_free(m->slot[i].transport);
         close_fd(&m->slot[i].irq_fd);

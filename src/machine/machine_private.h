@@ -8,7 +8,9 @@
 #include "dev/lifecycle.h"
 #include "dev/serial.h"
 #include "dev/virtio_mmio.h"
+#include "machine/bake.h"
 #include "machine/machine.h"
+#include "machine/park.h"
 #include "machine/ram.h"
 #include "machine/snapshot_memory.h"
 #include "machine/vcpu.h"
@@ -35,16 +37,19 @@ struct machine {
     int lifecycle_irq;
     struct slot slot[LAYOUT_VIRTIO_SLOTS];
     unsigned n_slots;
+    bool bound;     /* machine_bind_lines() was called */
     bool ended; /* config.ops->ended was called */
     /* /proc/self/pagemap and clear_refs, which cannot be opened once the process is shut in; -1: not to be had */
     int pagemap_fd, clear_refs_fd;
     struct origin origin;       /* the snapshot it was restored from */
     struct live *live;          /* the live save that is under way; NULL: none */
     atomic_uint listeners;      /* ports on which the guest has said to listen */
+    struct park park;
+    struct bake bake;
     struct loop_timer patience; /* with a restored guest that does not say that it is renewed */
 };
 
-/* Interrupts, then doorbells: the last step of building. */
+/* Interrupts, then doorbells: the last step of building. Twice is once. */
 int machine_bind_lines(struct machine *m, struct sm_error *err);
 
 /* --- snapshot.c: the machine stands still --- */

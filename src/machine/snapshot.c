@@ -4,7 +4,7 @@
  *
  * Theory of operation
  *
- * Saving, in this order: vCPUs come to rest (coord.c), so nothing of the guest runs; devices are paused, so nothing of
+ * Saving, in this order: vCPUs come to rest (park.c), so nothing of the guest runs; devices are paused, so nothing of
  * ours writes its memory; each vCPU saves itself on its own thread, then the hypervisor's VM (whose clock none of them
  * has then seen later than it is saved), then the devices; memory is read in place and written. Going on is the same
  * list from the end. State waits in its stream until then: writing it, durably, needs no machine that stands still.
@@ -78,6 +78,7 @@ void machine_resume_devices(struct machine *m)
 
 /* --- saving --- */
 
+/* Or load it: the stream says. */
 static int save_vcpu(struct vcpu *v, void *ctx, struct sm_error *err)
 {
     struct snap_stream *s = ctx;
@@ -136,7 +137,7 @@ int machine_save(struct machine *m, const struct machine_files *files, unsigned 
     uint64_t start = io_now_ns();
     struct snap_runs runs = {0};
     struct snap_stream s;
-    int r = m->live ? -EBUSY : coord_pause(m->vcpu, m->n_vcpus);
+    int r = m->live ? -EBUSY : machine_rest(m, NULL);
 
     if (r == -EBUSY)
         return sm_error_set(err, EBUSY, "the machine is being saved already");
@@ -152,7 +153,7 @@ int machine_save(struct machine *m, const struct machine_files *files, unsigned 
     saved.pause_ns = io_now_ns() - start;
     if (r < 0 || !stay) {
         machine_resume_devices(m);
-        coord_resume(m->vcpu, m->n_vcpus);
+        machine_go_on(m);
     }
     if (r >= 0 && !stay)
         r = machine_write_lists(&s, &runs, files, flags, err);
@@ -177,7 +178,9 @@ int machine_load_state(struct machine *m, int state_fd, struct sm_error *err)
     shape_state(m, &s);
     if (snap_ok(&s))
         m->config.hv->vm_state(m->vm, &s);
-    for (unsigned i = 0; i < m->n_vcpus && snap_ok(&s); i++)
+    if (m->group.pauses)
+        coord_each(m->vcpu, m->n_vcpus, save_vcpu, &s, NULL);
+    for (unsigned i = 0; !m->group.pauses && i < m->n_vcpus && snap_ok(&s); i++)
         m->config.hv->vcpu_state(m->vcpu[i].hv, &s);
     if (snap_ok(&s))
         device_state(m, &s);

@@ -9,6 +9,10 @@
  * process is shut in. Then: look at `stop` and `pause` (machine/coord.c), enter, dispatch the exit by the table at the
  * end of this file.
  *
+ * A vCPU may be kept out of the guest without a rendezvous: all but the first of a clone that is not renewed yet
+ * (`hold`), and one that has told something on which the loop must decide before it goes on (`asking`). It waits in the
+ * run loop, not in the exit, so that it can come to a rendezvous meanwhile, and waits on after that.
+ *
  * The end of a run is said once, by whoever sees it first (events_end): a device on a vCPU thread, an exit, the owner.
  * The saying sets `stop` and wakes the loop, which kicks every vCPU and joins. A kick can't be lost: the hypervisor's
  * own flag stays up once it is kicked, and the threads never enter the guest again after `stop`.
@@ -30,8 +34,13 @@
 
 void vcpu_group_init(struct vcpu_group *g)
 {
+    pthread_condattr_t attr;
+
     pthread_mutex_init(&g->lock, NULL);
-    pthread_cond_init(&g->changed, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* of those who wait with a deadline */
+    pthread_cond_init(&g->changed, &attr);
+    pthread_condattr_destroy(&attr);
 }
 
 void vcpu_group_done(struct vcpu_group *g)
@@ -203,10 +212,23 @@ static bool wait_for_go(struct vcpu *v)
     pthread_cond_broadcast(&g->changed);
     while (!g->go)
         pthread_cond_wait(&g->changed, &g->lock);
-    while (g->hold && v->index > 0 && !atomic_load(&g->stop) && !atomic_load(&g->pause))
-        pthread_cond_wait(&g->changed, &g->lock);
     pthread_mutex_unlock(&g->lock);
     return r >= 0;
+}
+
+static bool kept_out(const struct vcpu *v)
+{
+    return atomic_load(&v->asking) || (v->index > 0 && atomic_load(&v->group->hold));
+}
+
+static void wait_outside(struct vcpu *v)
+{
+    struct vcpu_group *g = v->group;
+
+    pthread_mutex_lock(&g->lock);
+    while (kept_out(v) && !atomic_load(&g->stop) && !atomic_load(&g->pause))
+        pthread_cond_wait(&g->changed, &g->lock);
+    pthread_mutex_unlock(&g->lock);
 }
 
 static void run(struct vcpu *v)
@@ -215,8 +237,14 @@ static void run(struct vcpu *v)
     enum hv_exit_kind kind;
     int leave = 0;
 
-    while (!leave && !atomic_load(&g->stop))
-        leave = atomic_load(&g->pause) ? coord_rest(v) : vcpu_run_once(v, &kind);
+    while (!leave && !atomic_load(&g->stop)) {
+        if (atomic_load(&g->pause))
+            leave = coord_rest(v);
+        else if (kept_out(v))
+            wait_outside(v);
+        else
+            leave = vcpu_run_once(v, &kind);
+    }
 }
 
 static void *vcpu_thread(void *arg)
@@ -276,7 +304,37 @@ void vcpus_go(struct vcpu_group *g)
 void vcpus_release_others(struct vcpu_group *g)
 {
     pthread_mutex_lock(&g->lock);
-    g->hold = false;
+    atomic_store(&g->hold, false);
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
+}
+
+void vcpu_ask(struct vcpu *v)
+{
+    atomic_store(&v->asking, true);
+    vcpu_group_wake(v->group);
+}
+
+unsigned vcpus_asking(const struct vcpu *vcpus, unsigned n)
+{
+    unsigned mask = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        if (atomic_load(&vcpus[i].asking))
+            mask |= 1u << i;
+    return mask;
+}
+
+void vcpus_answer(struct vcpu *vcpus, unsigned n, unsigned mask)
+{
+    struct vcpu_group *g = vcpus->group;
+
+    if (!mask)
+        return;
+    pthread_mutex_lock(&g->lock);
+    for (unsigned i = 0; i < n; i++)
+        if (mask & 1u << i)
+            atomic_store(&vcpus[i].asking, false);
     pthread_cond_broadcast(&g->changed);
     pthread_mutex_unlock(&g->lock);
 }

@@ -39,6 +39,7 @@ struct vcpu_group {
     unsigned trace_max;
 
     atomic_bool stop, pause;
+    atomic_bool hold; /* all but the first wait, for vcpus_release_others() */
     atomic_uint traced;
     atomic_uint_fast64_t first_entry_ns;
 
@@ -46,11 +47,11 @@ struct vcpu_group {
     pthread_cond_t changed;
     unsigned ready; /* threads that have been through thread_init */
     bool go;        /* they may enter the guest, or leave when `stop` is set */
-    bool hold;      /* all but the first wait on, for vcpus_release_others() */
     int init_error; /* of the first thread that failed */
     struct sm_error *init_err;
     unsigned resting, gone; /* threads at a rendezvous; threads that have left their run loop */
     struct vcpu_task *task; /* the one to be done; NULL: none */
+    unsigned pauses;        /* rendezvous that have been asked for and not given back; the loop's */
 };
 
 struct vcpu {
@@ -59,6 +60,7 @@ struct vcpu {
     unsigned index;
     pthread_t thread;
     bool has_thread;
+    atomic_bool asking;      /* it waits, out of the guest, for vcpus_answer() */
     struct profile *profile; /* NULL: off */
     atomic_uint_fast64_t exits[HV_EXIT_KINDS];
 };
@@ -80,6 +82,14 @@ void vcpus_go(struct vcpu_group *g);
 
 /* Where group->hold was set before vcpus_go(): the others, too. Any thread; twice is once. */
 void vcpus_release_others(struct vcpu_group *g);
+
+/*
+ * On a vCPU's thread, while it carries out an exit: it is not to run on before the loop has looked at what it said.
+ * Then vcpus_asking() has its bit, and vcpus_answer() lets all in `mask` go on.
+ */
+void vcpu_ask(struct vcpu *v);
+unsigned vcpus_asking(const struct vcpu *vcpus, unsigned n);
+void vcpus_answer(struct vcpu *vcpus, unsigned n, unsigned mask);
 
 /* After vcpu_group_end: force all out of the guest and wait for their threads. */
 void vcpus_join(struct vcpu *vcpus, unsigned n);

@@ -131,11 +131,19 @@ static int vcpu_setup(struct hv_vcpu *vcpu, const struct hv_boot *boot, struct s
     return call("vcpu_setup", boot->entry, boot->info, err);
 }
 
+static bool is_kicked(unsigned i)
+{
+    pthread_mutex_lock(&lock);
+    bool ret = kicked[i];
+    pthread_mutex_unlock(&lock);
+    return ret;
+}
+
 static int vcpu_run(struct hv_vcpu *vcpu, struct hv_exit *ret, struct sm_error *err)
 {
     unsigned i = vcpu->index;
 
-    if (fake.at[i] < fake.n[i]) {
+    if (fake.at[i] < fake.n[i] && !(fake.script[i][fake.at[i]].later && is_kicked(i))) {
         struct fake_exit *e = &fake.script[i][fake.at[i]++];
 
         *ret = (struct hv_exit){.kind = e->kind, .addr = e->addr, .len = e->len, .count = e->count, .data = e->data};
@@ -187,6 +195,22 @@ static void vcpu_state(struct hv_vcpu *vcpu, struct snap_stream *s)
     put_value("vcpu_state", SNAP_TAG('F', 'A', 'C', 'P'), vcpu->index, &fake.vcpu_value[vcpu->index], s);
 }
 
+static int vcpu_mask_timer(struct hv_vcpu *vcpu, bool masked, struct sm_error *err)
+{
+    int r = call(masked ? "vcpu_mask_timer" : "vcpu_unmask_timer", vcpu->index, 0, err);
+
+    if (r == 0)
+        fake.masked[vcpu->index] = masked;
+    return r;
+}
+
+static int vcpu_idle(struct hv_vcpu *vcpu, struct sm_error *err)
+{
+    int r = call("vcpu_idle", vcpu->index, 0, err);
+
+    return r < 0 ? r : fake.idle[vcpu->index];
+}
+
 static uint64_t vcpu_pc(struct hv_vcpu *vcpu)
 {
     return 0;
@@ -210,5 +234,7 @@ const struct hv hv_fake = {
     .vcpu_unkick = vcpu_unkick,
     .vm_state = vm_state,
     .vcpu_state = vcpu_state,
+    .vcpu_mask_timer = vcpu_mask_timer,
+    .vcpu_idle = vcpu_idle,
     .vcpu_pc = vcpu_pc,
 };

@@ -17,6 +17,7 @@ struct fake_exit {
     uint64_t addr;
     unsigned len, count;
     uint8_t data[16]; /* writes: what; reads: what the machine answered, once it runs again */
+    bool later;       /* the guest has not come so far when it is kicked */
 };
 
 struct fake_call {
@@ -34,6 +35,7 @@ struct fake_hv {
     unsigned n_calls;
     unsigned alive;                              /* VMs and vCPUs not yet freed */
     uint32_t vm_value, vcpu_value[HV_MAX_VCPUS]; /* their whole state */
+    bool masked[HV_MAX_VCPUS], idle[HV_MAX_VCPUS];
     uint64_t limit;
 };
 
