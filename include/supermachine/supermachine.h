@@ -338,7 +338,7 @@ SM_API int sm_store_remove(struct sm_image_record **ret, struct sm_store *store,
 
 struct sm_prune_options {
     size_t size;         /* sizeof(struct sm_prune_options) */
-    int all;             /* not 0: images with a name and all snapshots, too */
+    int all;             /* not 0: images with a name, too, and snapshots that can be made again */
     int dry_run;         /* not 0: only find out what would go */
     uint32_t older_than; /* only what was not used for so many seconds; 0: whenever it was used */
     uint64_t max_size;   /* go on only while the store takes more bytes than this, what was used least recently first;

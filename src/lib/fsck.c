@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "lib/options.h"
+#include "lib/snapshot_private.h"
 #include "lib/store.h"
 #include "oci/fsck.h"
 #include "oci/pull.h"
@@ -42,6 +43,19 @@ static int on_step(void *ctx, uint64_t done, uint64_t total)
         return 0;
     return c->o->event(c->o->event_ctx,
                        &(struct sm_image_event){.kind = SM_IMAGE_CHECKING, .done = done, .total = total});
+}
+
+/* Its base is in the list, too: that one's bytes are looked at once. */
+static int on_snapshot(void *ctx, struct oci_store *s, const char *key, struct sm_error *err)
+{
+    struct snapshot *snapshot;
+    int r = snapshot_open_key(&snapshot, s, key, false, err);
+
+    if (r < 0)
+        return r;
+    r = snapshot_verify_own(snapshot, err);
+    snapshot_unref(snapshot);
+    return r;
 }
 
 /*
@@ -113,9 +127,11 @@ int sm_store_fsck(struct sm_store *store, const struct sm_fsck_options *given, s
         .registry = &registry,
         .events = event_bridge(&bridge, o.event, o.event_ctx),
     };
-    r = fsck_store(store->oci,
-                   &(struct fsck_options){.repair = o.repair != 0, .problem = on_problem, .step = on_step, .ctx = &c},
-                   &found, err);
+    r = fsck_store(
+        store->oci,
+        &(struct fsck_options){
+            .repair = o.repair != 0, .problem = on_problem, .step = on_step, .snapshot = on_snapshot, .ctx = &c},
+        &found, err);
     if (r < 0)
         return r;
     c.result.checked = found.checked;

@@ -10,7 +10,8 @@
 
 /*
  * As snapshot_find and snapshot_open_dir, but nothing is noted as used, and with `here` false one that was made for
- * other hosts will do: to be looked at, moved, removed. For the first, the caller holds gc_enter or gc_alone.
+ * other hosts will do: to be looked at, moved, removed. For the first, the caller holds gc_enter or gc_alone, and
+ * sentences begin with "its".
  */
 int snapshot_open_key(struct snapshot **ret, struct oci_store *store, const char *key, bool here, struct sm_error *err);
 int snapshot_open_path(struct snapshot **ret, struct oci_store *store, const char *dir, bool here,
@@ -19,6 +20,9 @@ int snapshot_open_path(struct snapshot **ret, struct oci_store *store, const cha
 /* The memory of what `m` is a difference to; the caller holds gc_enter. -EBADMSG: not there, or not that one. */
 int snapshot_base_open(struct oci_store *store, const struct snapshot_meta *m, int *ret_memory_fd,
                        struct sm_error *err);
+
+/* As snapshot_verify, without its base, and sentences begin with "its". */
+int snapshot_verify_own(const struct snapshot *s, struct sm_error *err);
 
 /* Length and CRC-32C of a small file. -EBADMSG: it is no such file. `noun` is for sentences. */
 int snapshot_sum_file(int fd, const char *noun, uint64_t *ret_bytes, uint32_t *ret_crc, struct sm_error *err);

@@ -123,22 +123,33 @@ static int check_own_files(const struct snapshot *s, struct sm_error *err)
     return got.memory_crc != m->memory_crc ? damaged("memory", err) : 0;
 }
 
-static int check_others(const struct snapshot *s, struct sm_error *err)
+static int check_prefetch(const struct snapshot *s, struct sm_error *err)
 {
-    uint32_t pages = (uint32_t)(s->meta.memory_mib * MIB / SNAP_PAGE), crc = 0;
+    uint32_t pages = (uint32_t)(s->meta.memory_mib * MIB / SNAP_PAGE);
     struct snap_runs runs;
     int r = 0;
 
-    if (s->prefetch_fd >= 0) {
+    if (s->prefetch_fd >= 0)
         r = snap_runs_read(&runs, SNAP_RUNS_PREFETCH, pages, s->prefetch_fd, err);
-        if (r >= 0)
-            snap_runs_done(&runs);
-    }
-    if (r >= 0 && s->base_memory_fd >= 0) {
-        r = snap_memory_sum(s->base_memory_fd, pages, &crc, err);
-        if (r >= 0 && crc != s->meta.base_crc)
-            r = damaged("base's memory", err);
-    }
+    if (s->prefetch_fd >= 0 && r >= 0)
+        snap_runs_done(&runs);
+    return r;
+}
+
+static int check_base(const struct snapshot *s, struct sm_error *err)
+{
+    uint32_t pages = (uint32_t)(s->meta.memory_mib * MIB / SNAP_PAGE), crc;
+    int r = s->base_memory_fd < 0 ? 0 : snap_memory_sum(s->base_memory_fd, pages, &crc, err);
+
+    return r >= 0 && s->base_memory_fd >= 0 && crc != s->meta.base_crc ? damaged("base's memory", err) : r;
+}
+
+int snapshot_verify_own(const struct snapshot *s, struct sm_error *err)
+{
+    int r = check_own_files(s, err);
+
+    if (r >= 0)
+        r = check_prefetch(s, err);
     return r;
 }
 
@@ -150,13 +161,13 @@ static int told(int (*step)(void *ctx, uint64_t bytes), void *ctx, uint64_t byte
 int snapshot_verify(const struct snapshot *s, int (*step)(void *ctx, uint64_t bytes), void *ctx, struct sm_error *err)
 {
     struct sm_error why = SM_ERROR_INIT;
-    int r = check_own_files(s, &why);
+    int r = snapshot_verify_own(s, &why);
 
     if (r >= 0)
         r = told(step, ctx, s->meta.state_bytes + s->meta.diff_bytes + s->meta.memory_data, &why);
     if (r >= 0)
-        r = check_others(s, &why);
+        r = check_base(s, &why);
     if (r < 0)
-        return sm_error_set(err, r == -ENOTSUP ? EBADMSG : -r, "the snapshot %.12s: %s", s->meta.key, why.text);
+        return sm_error_set(err, -r, "the snapshot %.12s: %s", s->meta.key, why.text);
     return 0;
 }

@@ -183,29 +183,29 @@ static int open_dir(struct snapshot **ret, struct oci_store *store, int dir_fd, 
 
 int snapshot_open_key(struct snapshot **ret, struct oci_store *store, const char *key, bool here, struct sm_error *err)
 {
-    struct sm_error why = SM_ERROR_INIT;
     struct digest name;
-    int dir_fd, r = snapshot_key_digest(&name, key, err);
+    int r = snapshot_key_digest(&name, key, err);
 
-    if (r < 0)
-        return r;
-    dir_fd = snapshot_dir_open(store, &name, err);
-    if (dir_fd < 0)
-        return dir_fd;
-    r = open_dir(ret, store, dir_fd, key, here, &why);
-    if (r < 0)
-        return sm_error_set(err, -r, "the snapshot %.*s: %s", KEY_SHOWN, key, why.text);
-    return 0;
+    if (r >= 0)
+        r = snapshot_dir_open(store, &name, err);
+    return r < 0 ? r : open_dir(ret, store, r, key, here, err);
 }
 
 int snapshot_find(struct snapshot **ret, struct oci_store *store, const char *key, struct sm_error *err)
 {
     CLEANUP_FD int lock_fd = gc_enter(store, err);
-    int r = lock_fd < 0 ? lock_fd : snapshot_open_key(ret, store, key, true, err);
+    struct sm_error why = SM_ERROR_INIT;
+    int r;
 
-    if (r >= 0)
-        snapshot_dir_used((*ret)->dir_fd);
-    return r;
+    if (lock_fd < 0)
+        return lock_fd;
+    r = snapshot_open_key(ret, store, key, true, &why);
+    if (r == -ENOENT)
+        return r;
+    if (r < 0)
+        return sm_error_set(err, -r, "the snapshot %.*s: %s", KEY_SHOWN, key, why.text);
+    snapshot_dir_used((*ret)->dir_fd);
+    return 0;
 }
 
 int snapshot_open_path(struct snapshot **ret, struct oci_store *store, const char *dir, bool here, struct sm_error *err)

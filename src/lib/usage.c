@@ -71,6 +71,8 @@ int sm_store_usage(struct sm_image_usage **ret, struct sm_store *store, struct s
         .file_systems = usage.metas.count,
         .blobs = usage.blobs.count,
         .partials = usage.partials.count,
+        .snapshots = usage.snapshots.count,
+        .snapshot_bytes = usage.snapshots.bytes,
         .layer_bytes = usage.layers.bytes,
         .file_system_bytes = usage.metas.bytes,
         .blob_bytes = usage.blobs.bytes,

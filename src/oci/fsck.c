@@ -11,13 +11,14 @@
  *   layers     the index is read to its end, which has a checksum; the size of the data is right. When the layer's blob
  *              is there and good, the layer is made again and compared byte by byte
  *   metadata   made again from the layers and compared; when no record says from which, the superblock is looked at
+ *   snapshots  their metadata; what is in their files is the caller's to check, who knows what machines are
  *   images     every record must have its documents, and for each layer the converted one or the blob
  *
  * Why layers are made again, and no checksum of their data is kept: conversion gives the same bytes for the same blob,
  * so this finds whatever changed since, also by a fault of the conversion; hashing every file's contents a second time
  * would make each pull slower for the sake of a command that is seldom used. A layer without its blob (made from a
  * layout directory) has its structure checked only, and so have all when there is no room to make one again; the result
- * counts them.
+ * counts them, and snapshots of other versions.
  *
  * Repair: what is damaged is taken out, or replaced where it can be made again here. Images that lack something then
  * are named, so that the caller can fetch them.
@@ -259,6 +260,8 @@ static int check_all(struct check *c, struct sm_error *err)
         r = check_layers(c, err);
     if (r >= 0)
         r = check_metas(c, err);
+    if (r >= 0)
+        r = check_snapshots(c, err);
     if (r >= 0)
         r = check_images(c, err);
     if (r >= 0)

@@ -17,7 +17,8 @@ enum fsck_kind {
     FSCK_PARTIAL, /* half of one */
     FSCK_LAYER,   /* converted */
     FSCK_META,    /* merged metadata of an image */
-    FSCK_IMAGE,   /* whole as its parts may be, something that it needs is not there */
+    FSCK_SNAPSHOT,
+    FSCK_IMAGE, /* whole as its parts may be, something that it needs is not there */
 };
 
 /* Lives for the call only. */
@@ -33,12 +34,17 @@ struct fsck_options {
     void (*problem)(void *ctx, const struct fsck_problem *problem); /* may be NULL */
     /* Now and then; bytes of what is to be looked at. Non-zero stops it with -ECANCELED. May be NULL. */
     int (*step)(void *ctx, uint64_t done, uint64_t total);
+    /*
+     * Is the snapshot `key` what it should be? 0; -EBADMSG and a sentence; -ENOTSUP: that can't be told here; -ENOENT:
+     * it is not there any more; else what ends the check. NULL: only their metadata is looked at.
+     */
+    int (*snapshot)(void *ctx, struct oci_store *s, const char *key, struct sm_error *err);
     void *ctx;
 };
 
 struct fsck_result {
     uint32_t checked, problems, removed;
-    uint32_t unproven;           /* layers and metadata of which only the structure could be checked: see fsck.c */
+    uint32_t unproven;           /* of which only the structure could be checked, or less: see fsck.c */
     struct name_record *lacking; /* images that miss something, now: to be pulled again (by manifest's digest) */
     size_t n_lacking;
 };

@@ -43,5 +43,6 @@ bool check_is_good(const struct check *c, enum graph_kind kind, const struct dig
 int check_blobs(struct check *c, struct sm_error *err);
 int check_layers(struct check *c, struct sm_error *err);
 int check_metas(struct check *c, struct sm_error *err);
+int check_snapshots(struct check *c, struct sm_error *err);
 
 #endif

@@ -27,7 +27,7 @@ int gc_alone(struct oci_store *s, struct sm_error *err);
 /* What went, or would go. */
 struct gc_result {
     uint64_t bytes;              /* of disk */
-    uint32_t objects;            /* blobs, layers, merged metadata, halves of cut pulls */
+    uint32_t objects;            /* blobs, layers, merged metadata, halves of cut pulls, snapshots */
     struct name_record *records; /* that went */
     size_t n_records;
 };
@@ -42,15 +42,15 @@ void gc_result_done(struct gc_result *r); /* takes a zeroed one */
 int gc_remove(struct oci_store *s, const char *typed, bool force, struct gc_result *ret, struct sm_error *err);
 
 struct prune_options {
-    bool all; /* images with a name, too */
+    bool all; /* images with a name, bakes and bases, too */
     bool dry_run;
     uint64_t older_than_s; /* only what was not used (objects without an image: not made) for so long; 0: all */
     uint64_t max_bytes;    /* stop when the store takes no more than this; 0: take all that may go */
 };
 
 /*
- * What no image needs goes first, then images without a name, then with `all` the others; of each kind what was used
- * least recently first. `ret` may be NULL.
+ * What no image needs goes first, then with any of the above bakes, then images without a name, then with `all` the
+ * others; last bases, likewise. Of each kind what was used least recently first. `ret` may be NULL.
  */
 int gc_prune(struct oci_store *s, const struct prune_options *o, struct gc_result *ret, struct sm_error *err);
 

@@ -4,15 +4,18 @@
  *
  * Theory of operation
  *
- * What: everything in blobs/, layers/, images/ and partial/ is an object. A record reaches
+ * What: everything in blobs/, layers/, images/, partial/ and snapshots/ is an object. A record reaches
  *
  *   its manifest -> its config and its layers' blobs; config -> diff ids -> converted layers, merged metadata (meta.h)
  *   its root, when that is an index -> indexes in it, down to the manifest
+ *   the bakes of its manifest
  *
  * as far as they are in the store: a document that is missing or damaged ends its branch, and what was behind it is
  * reached by nobody. That costs no more than work: such an image has to be fetched again anyway.
  *
  * An index's other manifests, of other platforms, are reached by records of their own, if at all.
+ *
+ * A snapshot may need a base, another snapshot: that is counted by itself. Bases are reached by no record.
  *
  * Limits: those of documents, of nesting and of opened indexes; STORE_MAX_OBJECTS.
  */
@@ -30,6 +33,7 @@
 #include "oci/json.h"
 #include "oci/limits.h"
 #include "oci/meta.h"
+#include "oci/snapshot_dirs.h"
 #include "oci/store_dirs.h"
 
 #define BLOCK_UNIT 512 /* of st_blocks */
@@ -50,6 +54,8 @@ static int dir_of(const struct oci_store *s, enum graph_kind kind)
         return s->layers_fd;
     case GRAPH_META:
         return s->images_fd;
+    case GRAPH_SNAPSHOT:
+        return s->snapshots_fd;
     case GRAPH_PARTIAL:
     case GRAPH_KINDS:
         break;
@@ -57,12 +63,21 @@ static int dir_of(const struct oci_store *s, enum graph_kind kind)
     return s->partial_fd;
 }
 
+static void measure_snapshot(struct oci_store *s, struct graph_object *o)
+{
+    CLEANUP_FD int fd = snapshot_dir_open(s, &o->name, NULL);
+
+    if (fd >= 0)
+        snapshot_dir_usage(fd, &o->bytes, &o->made_s);
+}
+
 static void measure(const struct oci_store *s, struct graph_object *o, const char *hex)
 {
     static const char *const files[GRAPH_KINDS][2] = {[GRAPH_BLOB] = {""},
                                                       [GRAPH_LAYER] = {"/data", "/index"},
                                                       [GRAPH_META] = {"/meta.erofs"},
-                                                      [GRAPH_PARTIAL] = {""}};
+                                                      [GRAPH_PARTIAL] = {""},
+                                                      [GRAPH_SNAPSHOT] = {NULL}};
     char path[DIGEST_HEX_SIZE + 16];
     struct stat st;
 
@@ -83,7 +98,7 @@ static int compare_objects(const void *a, const void *b)
     return x->kind != y->kind ? (int)x->kind - (int)y->kind : memcmp(&x->name, &y->name, sizeof(x->name));
 }
 
-static int add_objects(struct graph *g, const struct oci_store *s, enum graph_kind kind, struct sm_error *err)
+static int add_objects(struct graph *g, struct oci_store *s, enum graph_kind kind, struct sm_error *err)
 {
     struct graph_object *larger;
     char **names, text[DIGEST_STR_SIZE];
@@ -106,6 +121,8 @@ static int add_objects(struct graph *g, const struct oci_store *s, enum graph_ki
         r = digest_parse(&o->name, text, "the name of an object", err);
         if (r >= 0) {
             measure(s, o, names[i]);
+            if (kind == GRAPH_SNAPSHOT)
+                measure_snapshot(s, o);
             g->n_objects++;
         }
     }
@@ -125,7 +142,7 @@ int graph_object_remove(struct oci_store *s, enum graph_kind kind, const struct 
     char hex[DIGEST_HEX_SIZE];
 
     digest_hex(name, hex);
-    if (kind == GRAPH_LAYER || kind == GRAPH_META)
+    if (kind == GRAPH_LAYER || kind == GRAPH_META || kind == GRAPH_SNAPSHOT)
         return store_remove_dir(s, dir_of(s, kind), hex, err);
     if (unlinkat(dir_of(s, kind), hex, 0) < 0 && errno != ENOENT)
         return store_fail(s, err, errno, "cannot remove an object");
@@ -201,6 +218,72 @@ void image_parts_done(struct image_parts *p)
     p->has_manifest = p->has_config = false;
 }
 
+/* Snapshots */
+
+struct graph_snapshot *graph_snapshot(const struct graph *g, const struct graph_object *o)
+{
+    return &g->snapshots[(uint32_t)(o - g->objects) - (g->n_objects - g->n_snapshots)];
+}
+
+/* 1: understood. 0: it is not there, damaged, or of another version (`ret_other`). */
+static int read_snapshot(struct oci_store *s, const struct digest *key, struct snapshot_meta *ret, bool *ret_other,
+                         struct sm_error *err)
+{
+    CLEANUP_FD int fd = snapshot_dir_open(s, key, err);
+    int r;
+
+    *ret_other = false;
+    if (fd < 0)
+        return fd == -ENOENT ? 0 : fd;
+    r = snapshot_dir_meta(fd, ret, NULL);
+    *ret_other = r == -ENOTSUP;
+    return r == -ENOMEM ? no_memory(err) : r >= 0;
+}
+
+static void fill_snapshot(struct graph *g, struct graph_snapshot *to, const struct snapshot_meta *m)
+{
+    struct digest base;
+
+    to->kind = m->kind == SNAPSHOT_BASE   ? GRAPH_SNAPSHOT_BASE
+               : m->kind == SNAPSHOT_BAKE ? GRAPH_SNAPSHOT_BAKE
+                                          : GRAPH_SNAPSHOT_KEPT;
+    /* Both were checked when they were read. */
+    if (m->kind == SNAPSHOT_BAKE && digest_parse(&to->image, m->image_digest, "", NULL) < 0)
+        to->kind = GRAPH_SNAPSHOT_BAD;
+    if (m->base[0] && snapshot_key_digest(&base, m->base, NULL) >= 0)
+        to->base = graph_find(g, GRAPH_SNAPSHOT, &base);
+    if (to->base)
+        to->base->needed++;
+}
+
+/* The objects are sorted: snapshots are the last. */
+static int add_snapshots(struct graph *g, struct oci_store *s, struct sm_error *err)
+{
+    uint32_t first = g->n_objects;
+
+    while (first && g->objects[first - 1].kind == GRAPH_SNAPSHOT)
+        first--;
+    g->n_snapshots = g->n_objects - first;
+    g->snapshots = calloc(g->n_snapshots + 1, sizeof(*g->snapshots));
+    if (!g->snapshots)
+        return no_memory(err);
+    for (uint32_t i = 0; i < g->n_snapshots; i++) {
+        struct snapshot_meta m;
+        bool other;
+        int r = read_snapshot(s, &g->objects[first + i].name, &m, &other, err);
+
+        if (r < 0)
+            return r;
+        if (r) {
+            fill_snapshot(g, &g->snapshots[i], &m);
+            snapshot_meta_done(&m);
+        } else {
+            g->snapshots[i].kind = other ? GRAPH_SNAPSHOT_KEPT : GRAPH_SNAPSHOT_BAD;
+        }
+    }
+    return 0;
+}
+
 /* Reaching */
 
 struct walk {
@@ -254,6 +337,19 @@ static int reach_image(struct walk *w, struct sm_error *err)
             r = reach(w, GRAPH_META, &key, err);
     }
     image_parts_done(&p);
+    return r;
+}
+
+static int reach_snapshots(struct walk *w, struct sm_error *err)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; r >= 0 && i < w->g->n_snapshots; i++) {
+        const struct graph_snapshot *s = &w->g->snapshots[i];
+
+        if (s->kind == GRAPH_SNAPSHOT_BAKE && digest_equal(&s->image, &w->record->r.manifest))
+            r = reach(w, GRAPH_SNAPSHOT, &w->g->objects[w->g->n_objects - w->g->n_snapshots + i].name, err);
+    }
     return r;
 }
 
@@ -334,12 +430,16 @@ int graph_new(struct graph **ret, struct oci_store *s, struct sm_error *err)
         r = add_objects(g, s, (enum graph_kind)kind, err);
     if (r >= 0) {
         qsort(g->objects, g->n_objects, sizeof(*g->objects), compare_objects);
-        r = add_records(g, s, err);
+        r = add_snapshots(g, s, err);
     }
+    if (r >= 0)
+        r = add_records(g, s, err);
     for (uint32_t i = 0; r >= 0 && i < g->n_records; i++) {
         struct walk w = {.g = g, .s = s, .record = &g->records[i]};
 
         r = reach_image(&w, err);
+        if (r >= 0)
+            r = reach_snapshots(&w, err);
         if (r >= 0 && !digest_equal(&w.record->r.root, &w.record->r.manifest))
             r = reach_index(&w, &w.record->r.root, 0, err);
     }
@@ -361,6 +461,7 @@ void graph_free(struct graph *g)
     }
     free(g->records);
     free(g->images);
+    free(g->snapshots);
     free(g->objects);
     free(g);
 }

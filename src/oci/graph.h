@@ -16,15 +16,31 @@ enum graph_kind {
     GRAPH_LAYER,
     GRAPH_META,
     GRAPH_PARTIAL, /* reached by nothing */
+    GRAPH_SNAPSHOT,
     GRAPH_KINDS,
 };
 
 struct graph_object {
     enum graph_kind kind;
     struct digest name;
-    uint64_t bytes; /* of disk */
-    int64_t made_s;
+    uint64_t bytes;   /* of disk */
+    int64_t made_s;   /* of a snapshot: when it was used last */
     uint32_t records; /* how many reach it */
+    uint32_t needed;  /* how many snapshots are differences to it */
+};
+
+enum graph_snapshot_kind {
+    GRAPH_SNAPSHOT_BAKE, /* reached by its image's records */
+    GRAPH_SNAPSHOT_BASE,
+    GRAPH_SNAPSHOT_KEPT, /* of a machine, or of another version: nobody here can make it again */
+    GRAPH_SNAPSHOT_BAD,
+};
+
+/* One for each object of that kind, in the same order. */
+struct graph_snapshot {
+    enum graph_snapshot_kind kind;
+    struct digest image;       /* of a bake: the manifest's */
+    struct graph_object *base; /* NULL: it needs none, or it is not there */
 };
 
 struct graph_record {
@@ -45,6 +61,8 @@ struct graph_image {
 struct graph {
     struct graph_object *objects; /* by kind, then name */
     uint32_t n_objects;
+    struct graph_snapshot *snapshots; /* of the last n_snapshots objects */
+    uint32_t n_snapshots;
     struct graph_record *records; /* by manifest, then as names_list has them */
     uint32_t n_records;
     struct graph_image *images; /* by manifest */
@@ -57,6 +75,9 @@ void graph_free(struct graph *g);
 
 /* NULL: it is not there. */
 struct graph_object *graph_find(const struct graph *g, enum graph_kind kind, const struct digest *name);
+
+/* What is known of an object that is a snapshot. */
+struct graph_snapshot *graph_snapshot(const struct graph *g, const struct graph_object *o);
 
 /* The documents of an image, as far as they are there: `has_config` only with `has_manifest`. */
 struct image_parts {

@@ -5,18 +5,25 @@
  * Theory of operation
  *
  * What: everything that may go is a candidate: an object that no record reaches, or an image with all its records.
- * Candidates are taken in this order, each kind by its last use, the oldest first: objects, images without a name,
- * images with one (only with `all`). With max_bytes it stops as soon as the store takes no more than that.
+ * Candidates are taken in this order, each kind by its last use, the oldest first: objects, bakes of images that are
+ * there, images without a name, images with one (only with `all`), bases that no snapshot needs any more. With
+ * max_bytes it stops as soon as the store takes no more than that.
+ *
+ * Bakes and bases are made again when they are missing, which costs a start or two its speed. So they only go when room
+ * is asked for: with `all`, an age or a size. What a user saved of a machine never goes here, nor do its base, and
+ * snapshots of other versions.
  *
  * An object that nothing reaches is a layer or the metadata of an image that was opened from a layout, half of a cut
  * pull, or what a killed process left. Its last use is not known: when it was made counts.
  *
- * With the store to itself, prune also removes the locks of objects (nobody takes one without gc_enter), and times of
- * use that belong to no image.
+ * With the store to itself, prune also removes the locks of objects (nobody takes one without gc_enter, but those of
+ * snapshots: see tidy_lock), and times of use that belong to no image.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,7 +34,7 @@
 #include "oci/store_dirs.h"
 
 struct candidate {
-    int order; /* 0: object, 1: image without a name, 2: with one */
+    enum { OBJECT, BAKE, UNNAMED, NAMED, BASE } order;
     int64_t used_s;
     uint32_t number; /* of the object or image */
 };
@@ -37,7 +44,7 @@ static int compare_candidates(const void *a, const void *b)
     const struct candidate *x = a, *y = b;
 
     if (x->order != y->order)
-        return x->order - y->order;
+        return (int)x->order - (int)y->order;
     if (x->used_s != y->used_s)
         return x->used_s < y->used_s ? -1 : 1;
     return x->number < y->number ? -1 : x->number > y->number;
@@ -48,24 +55,53 @@ static bool is_old(int64_t used_s, uint64_t older_than_s, int64_t now)
     return !older_than_s || (now > used_s && (uint64_t)(now - used_s) >= older_than_s);
 }
 
+/* False: it may not go. */
+static bool order_of(const struct graph *g, const struct graph_object *o, bool asks, struct candidate *ret)
+{
+    ret->order = OBJECT;
+    if (o->kind != GRAPH_SNAPSHOT)
+        return !o->records;
+    switch (graph_snapshot(g, o)->kind) {
+    case GRAPH_SNAPSHOT_BAKE:
+        ret->order = o->records ? BAKE : OBJECT;
+        return asks || !o->records;
+    case GRAPH_SNAPSHOT_BASE:
+        ret->order = BASE;
+        return asks;
+    case GRAPH_SNAPSHOT_KEPT:
+        return false;
+    case GRAPH_SNAPSHOT_BAD:
+        break;
+    }
+    return true;
+}
+
 static uint32_t list_candidates(struct candidate *ret, const struct graph *g, const struct prune_options *o)
 {
+    bool asks = o->all || o->older_than_s || o->max_bytes;
     int64_t now = time(NULL);
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < g->n_objects; i++) {
-        const struct graph_object *object = &g->objects[i];
+        struct candidate c = {.used_s = g->objects[i].made_s, .number = i};
 
-        if (!object->records && is_old(object->made_s, o->older_than_s, now))
-            ret[n++] = (struct candidate){0, object->made_s, i};
+        if (order_of(g, &g->objects[i], asks, &c) && is_old(c.used_s, o->older_than_s, now))
+            ret[n++] = c;
     }
     for (uint32_t i = 0; i < g->n_images; i++) {
         const struct graph_image *image = &g->images[i];
 
         if ((!image->named || o->all) && is_old(image->used_s, o->older_than_s, now))
-            ret[n++] = (struct candidate){image->named ? 2 : 1, image->used_s, i};
+            ret[n++] = (struct candidate){image->named ? NAMED : UNNAMED, image->used_s, i};
     }
     return n;
+}
+
+static int remove_candidate(struct removal *r, const struct candidate *c, struct sm_error *err)
+{
+    if (c->order == UNNAMED || c->order == NAMED)
+        return removal_image(r, &r->g->images[c->number], err);
+    return r->g->objects[c->number].needed ? 0 : removal_object(r, c->number, err);
 }
 
 static int prune(struct removal *r, const struct prune_options *o, struct sm_error *err)
@@ -84,8 +120,7 @@ static int prune(struct removal *r, const struct prune_options *o, struct sm_err
     for (uint32_t i = 0; code >= 0 && i < n; i++) {
         if (o->max_bytes && total - r->result.bytes <= o->max_bytes)
             break;
-        code = list[i].order ? removal_image(r, &r->g->images[list[i].number], err)
-                             : removal_object(r, list[i].number, err);
+        code = remove_candidate(r, &list[i], err);
     }
     free(list);
     return code;
@@ -94,6 +129,19 @@ static int prune(struct removal *r, const struct prune_options *o, struct sm_err
 static int compare_to_image(const void *key, const void *image)
 {
     return memcmp(key, &((const struct graph_image *)image)->manifest, DIGEST_BYTES);
+}
+
+/* A snapshot's lock is taken without gc_enter: only one that nobody has goes, and who takes one looks at it again. */
+static void tidy_lock(struct oci_store *s, const char *name)
+{
+    CLEANUP_FD int fd = -1;
+
+    if (strncmp(name, "snapshot-", 9) == 0) {
+        fd = openat(s->locks_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
+            return;
+    }
+    unlinkat(s->locks_fd, name, 0);
 }
 
 /* Locks of objects, times of use: small, but they would only ever become more. Best effort. */
@@ -106,7 +154,7 @@ static void tidy(struct oci_store *s, const struct graph *g)
     if (store_list_dir(s, s->locks_fd, true, &names, &n, NULL) >= 0) {
         for (size_t i = 0; i < n; i++) {
             if (strchr(names[i], '-')) /* "gc" and "names" have none */
-                unlinkat(s->locks_fd, names[i], 0);
+                tidy_lock(s, names[i]);
         }
         strings_free(names);
     }

@@ -66,6 +66,7 @@ void removal_give(struct removal *r, struct gc_result *ret)
 int removal_object(struct removal *r, uint32_t object, struct sm_error *err)
 {
     const struct graph_object *o = &r->g->objects[object];
+    struct graph_object *base;
     int code = 0;
 
     if (r->gone[object])
@@ -74,6 +75,9 @@ int removal_object(struct removal *r, uint32_t object, struct sm_error *err)
         code = graph_object_remove(r->store, o->kind, &o->name, err);
     if (code < 0)
         return code;
+    base = o->kind == GRAPH_SNAPSHOT ? graph_snapshot(r->g, o)->base : NULL;
+    if (base)
+        base->needed--;
     r->gone[object] = true;
     r->result.bytes += o->bytes;
     r->result.objects++;
@@ -98,7 +102,10 @@ int removal_record(struct removal *r, uint32_t record, struct sm_error *err)
         return code;
     r->result.n_records++;
     for (uint32_t i = 0; code >= 0 && i < rec->n_objects; i++) {
-        if (!--r->g->objects[rec->objects[i]].records)
+        const struct graph_object *o = &r->g->objects[rec->objects[i]];
+
+        /* A bake that a saved machine is a difference to stays until that goes. */
+        if (!--r->g->objects[rec->objects[i]].records && !o->needed)
             code = removal_object(r, rec->objects[i], err);
     }
     rec->n_objects = 0;

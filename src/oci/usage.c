@@ -70,8 +70,11 @@ static int add_image(struct usage *u, const struct graph *g, uint32_t number, co
 
 static void add_totals(struct usage *u, const struct graph *g)
 {
-    struct usage_total *totals[GRAPH_KINDS] = {
-        [GRAPH_BLOB] = &u->blobs, [GRAPH_LAYER] = &u->layers, [GRAPH_META] = &u->metas, [GRAPH_PARTIAL] = &u->partials};
+    struct usage_total *totals[GRAPH_KINDS] = {[GRAPH_BLOB] = &u->blobs,
+                                               [GRAPH_LAYER] = &u->layers,
+                                               [GRAPH_META] = &u->metas,
+                                               [GRAPH_PARTIAL] = &u->partials,
+                                               [GRAPH_SNAPSHOT] = &u->snapshots};
 
     for (uint32_t i = 0; i < g->n_objects; i++) {
         totals[g->objects[i].kind]->count++;

@@ -26,7 +26,7 @@ struct usage_total {
 struct usage {
     struct usage_image *images; /* by their first record's name; untagged ones last */
     size_t n_images;
-    struct usage_total blobs, layers, metas, partials;
+    struct usage_total blobs, layers, metas, partials, snapshots;
     uint64_t bytes;       /* all of it */
     uint64_t reclaimable; /* what gc_prune takes by default */
 };
