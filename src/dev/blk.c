@@ -315,30 +315,61 @@ static void fill_config(struct blk *blk)
 
 static const struct virtio_dev_ops blk_ops;
 
-int blk_new(struct virtio_dev **ret, const struct blk_config *config, struct sm_error *err)
+static int open_disk(struct blk_disk *ret, const struct blk_config *config, struct sm_error *err)
 {
+    int r = blk_disk_init(ret, config->extents, config->n_extents, err);
+
+    if (r < 0 || !config->writable || config->n_extents == 1)
+        return r;
+    blk_disk_done(ret);
+    return sm_error_set(err, EINVAL, "a writable disk is one file, not %u extents", config->n_extents);
+}
+
+static void put_disk(struct blk *blk, const struct blk_disk *disk, const struct blk_config *config)
+{
+    blk->disk = *disk;
+    memset(blk->serial, 0, sizeof(blk->serial));
+    memcpy(blk->serial, config->serial, strnlen(config->serial, BLK_SERIAL_BYTES));
+    fill_config(blk);
+}
+
+int blk_attach(struct virtio_dev *dev, const struct blk_config *config, struct sm_error *err)
+{
+    struct blk *blk = CONTAINER_OF(dev, struct blk, dev);
     struct blk_disk disk;
-    int r = blk_disk_init(&disk, config->extents, config->n_extents, err);
+    int r = open_disk(&disk, config, err);
 
     if (r < 0)
         return r;
-    if (config->writable && config->n_extents != 1) {
+    if (config->writable != blk->writable) {
         blk_disk_done(&disk);
-        return sm_error_set(err, EINVAL, "a writable disk is one file, not %u extents", config->n_extents);
+        return sm_error_set(err, EINVAL, "the disk is %s and stays so", blk->writable ? "writable" : "read-only");
     }
+    virtio_lock(dev);
+    blk_disk_done(&blk->disk);
+    put_disk(blk, &disk, config);
+    virtio_unlock(dev);
+    return 0;
+}
+
+int blk_new(struct virtio_dev **ret, const struct blk_config *config, struct sm_error *err)
+{
+    struct blk_disk disk;
+    int r = open_disk(&disk, config, err);
+
+    if (r < 0)
+        return r;
     struct blk *blk = calloc(1, sizeof(*blk));
     if (!blk) {
         blk_disk_done(&disk);
         return sm_error_set(err, ENOMEM, "no memory for a disk");
     }
-    blk->disk = disk;
     blk->writable = config->writable;
-    memcpy(blk->serial, config->serial, strnlen(config->serial, BLK_SERIAL_BYTES));
     blk->dev.ops = &blk_ops;
     blk->dev.id = VIRTIO_ID_BLOCK;
     blk->dev.n_queues = 1;
     blk->dev.queue_size[0] = BLK_QUEUE_SIZE;
-    fill_config(blk);
+    put_disk(blk, &disk, config);
     *ret = &blk->dev;
     return 0;
 }

@@ -28,4 +28,10 @@ struct blk_config {
 
 int blk_new(struct virtio_dev **ret, const struct blk_config *config, struct sm_error *err);
 
+/*
+ * Give a disk that is there another content; as read-only or writable as it was. Before its machine runs: a guest of a
+ * snapshot learns of a new size when the state is loaded. The descriptors are taken over, also on failure.
+ */
+int blk_attach(struct virtio_dev *dev, const struct blk_config *config, struct sm_error *err);
+
 #endif

@@ -378,6 +378,11 @@ int machine_boot(struct machine *m, int kernel_fd, int initramfs_fd, const char 
     return r < 0 ? r : machine_bind_lines(m, err);
 }
 
+int machine_prepare(struct machine *m, struct sm_error *err)
+{
+    return machine_bind_lines(m, err);
+}
+
 int machine_spawn(struct machine *m, struct sm_error *err)
 {
     return vcpus_spawn(m->vcpu, m->n_vcpus, err);

@@ -5,6 +5,8 @@
  * Calls, all from the loop's thread, in this order:
  *     machine_new, machine_add_virtio..., machine_boot or machine_restore, machine_spawn, machine_run,
  *     [machine_save...], [machine_stop], machine_free
+ * or, to build it before its snapshot is known:
+ *     machine_new, machine_add_virtio..., machine_prepare, machine_spawn, machine_restore, machine_run, ...
  * Between machine_boot and machine_spawn the process is still single-threaded and everything that needs opening or
  * mapping is open and mapped: the place to shut a sandbox.
  */
@@ -123,6 +125,9 @@ bool machine_has_address(const struct machine *m, const void *host);
 bool machine_memory_cut(const struct machine *m);
 #define MACHINE_CUT_SENTENCE                                                                                           \
     "the snapshot's memory file has been cut short under the running machine; make the snapshot anew"
+
+/* All of building that needs no snapshot, where machine_restore() comes after machine_spawn(). */
+int machine_prepare(struct machine *m, struct sm_error *err);
 
 /* Make the vCPU threads; they wait. */
 int machine_spawn(struct machine *m, struct sm_error *err);

@@ -31,7 +31,7 @@ int serve_restore(struct server *s, const struct control_request *req, struct fd
         return server_wrong_time(err, "RESTORE");
     s->start_ns = io_now_ns();
     s->state = SERVER_FAILED;
-    int r = server_build_machine(s, err);
+    int r = s->machine ? 0 : server_build_machine(s, err); /* it may have been prepared */
     if (r == 0)
         r = machine_restore(s->machine, &files, req->restore.generation, err);
     return r < 0 ? r : server_go(s, err);

@@ -233,8 +233,8 @@ static int do_disk(struct server *s, const struct control_request *req, struct f
 
     if (s->state != SERVER_CONFIGURED)
         return server_wrong_time(err, "DISK");
-    if (s->n_disks == CONTROL_MAX_DISKS)
-        return sm_error_set(err, ENOSPC, "a machine has at most %d disks", CONTROL_MAX_DISKS);
+    if (s->n_disks == CONTROL_MAX_DISKS || (s->machine && !s->prepared_disk))
+        return sm_error_set(err, ENOSPC, "a machine has at most %d disks", s->machine ? 1 : CONTROL_MAX_DISKS);
     CLEANUP_FREE struct blk_extent *extents = calloc(d->n_extents, sizeof(*extents));
     if (!extents)
         return sm_error_sys(err, ENOMEM, "no memory for a disk");
@@ -246,12 +246,12 @@ static int do_disk(struct server *s, const struct control_request *req, struct f
     }
     config.extents = extents;
     snprintf(config.serial, sizeof(config.serial), "%s", d->serial);
-    int r = blk_new(&s->disk[s->n_disks], &config, err);
-    /* blk_new has taken them over, also when it failed. */
+    int r = s->machine ? serve_attach(s, &config, err) : blk_new(&s->disk[s->n_disks], &config, err);
+    /* They have been taken over, also when it failed. */
     for (unsigned i = 0; i < fds->n; i++)
         if (used[i])
             fds->fd[i] = -1;
-    if (r == 0)
+    if (r == 0 && !s->machine)
         s->n_disks++;
     return r;
 }
@@ -330,11 +330,16 @@ static int boot(struct server *s, struct sm_error *err)
                         s->config.flags & CONTROL_CONFIG_VERBOSE, err);
 }
 
-/* From here on the process can do what a running machine needs, and no more. */
-static int shut_in(struct server *s, struct sm_error *err)
+int server_shut_in(struct server *s, struct sm_error *err)
 {
-    int r = sandbox_filters_new(&s->filters, hv_kvm.run_request, hv_kvm.state_requests, err);
+    int r;
 
+    if (s->sandbox & CONTROL_SANDBOX_SECCOMP)
+        return 0;
+    close_fd(&s->kvm_fd);
+    close_fd(&s->kernel_fd);
+    close_fd(&s->initramfs_fd);
+    r = sandbox_filters_new(&s->filters, hv_kvm.run_request, hv_kvm.state_requests, err);
     if (r == 0)
         r = sandbox_enter(&s->sandbox, err);
     if (r == 0)
@@ -350,12 +355,8 @@ static int shut_in(struct server *s, struct sm_error *err)
 /* What is in it has been put there: shut in, and run. */
 int server_go(struct server *s, struct sm_error *err)
 {
-    int r;
+    int r = server_shut_in(s, err);
 
-    close_fd(&s->kvm_fd);
-    close_fd(&s->kernel_fd);
-    close_fd(&s->initramfs_fd);
-    r = shut_in(s, err);
     if (r < 0)
         return r;
     s->state = SERVER_RUNNING;
@@ -567,6 +568,7 @@ int server_run(int sock, struct sm_error *err)
         sm_error_sys(err, -r, "the worker's loop failed");
     sigbus_guard(NULL, NULL);
     machine_free(s.machine);
+    serve_bake_done(&s);
     buf_done(&s.last_frame);
     for (unsigned i = 0; i < s.n_disks; i++)
         if (s.disk[i])

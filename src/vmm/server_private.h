@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
+#include "dev/blk.h"
 #include "dev/virtio.h"
 #include "machine/machine.h"
 #include "proto/control.h"
@@ -31,7 +32,9 @@ struct server {
     struct virtio_dev *disk[CONTROL_MAX_DISKS]; /* until the machine takes them */
     unsigned n_disks;
     struct machine *machine;
-    struct virtio_dev *vsock; /* the machine's */
+    struct virtio_dev *vsock;         /* the machine's */
+    struct virtio_dev *prepared_disk; /* likewise, while it is empty; NULL: none */
+    struct serve_bake *bake;          /* what is armed; NULL: nothing */
     struct sandbox_filters *filters;
     uint32_t sandbox; /* steps taken */
     uint64_t start_ns;
@@ -59,6 +62,9 @@ int server_wrong_time(struct sm_error *err, const char *request);
 /* An empty machine with its devices. */
 int server_build_machine(struct server *s, struct sm_error *err);
 
+/* From here on the process can do what a running machine needs, and no more. Twice is once. */
+int server_shut_in(struct server *s, struct sm_error *err);
+
 /* What is in the machine has been put there: shut the process in, and run. */
 int server_go(struct server *s, struct sm_error *err);
 
@@ -74,11 +80,15 @@ struct control_saved server_saved(const struct machine_saved *saved);
 /* --- serve_bake.c --- */
 
 int serve_bake(struct server *s, const struct control_request *req, struct fds *fds, struct sm_error *err);
+/* At the server's end. */
+void serve_bake_done(struct server *s);
 
 /* --- serve_prepare.c --- */
 
 /* At CONFIG with CONTROL_CONFIG_PREPARE. */
 int serve_prepare(struct server *s, struct sm_error *err);
+/* The DISK of a prepared machine. Takes the descriptors over, also on failure. */
+int serve_attach(struct server *s, const struct blk_config *config, struct sm_error *err);
 int serve_rewind(struct server *s, const struct control_request *req, struct sm_error *err);
 
 #endif

@@ -555,6 +555,43 @@ static void bad_configurations_are_refused(void **state)
     }
 }
 
+/* A prepared machine's empty disk gets its content before the guest is there. */
+static void a_disk_gets_another_content(void **state)
+{
+    struct blk_extent empty = {memfd_create("empty", MFD_CLOEXEC), 0, 4096};
+    int fd = file_of(64 * 512), other = file_of(512);
+    struct blk_extent extents[2] = {{fd, 512, 8 * 512}, {fd, 0, 512}};
+    struct blk_config config = {.extents = &empty, .n_extents = 1};
+    struct sm_error err = SM_ERROR_INIT;
+    struct virtio_dev *dev;
+    struct fake f;
+
+    assert_int_equal(ftruncate(empty.fd, 4096), 0);
+    fake_open(&f);
+    assert_int_equal(blk_new(&dev, &config, NULL), 0);
+    fake_attach(&f, dev);
+    config = (struct blk_config){.extents = extents, .n_extents = 2, .serial = "root"};
+    assert_int_equal(blk_attach(dev, &config, NULL), 0);
+    assert_false(is_open(empty.fd));
+    fake_start(&f, ~0ull);
+    assert_int_equal(config64(&f, 0), 9);
+    uint64_t gpa = fake_alloc(&f, 9 * 512, 1);
+    assert_int_equal(read_at(&f, 0, gpa, 9 * 512, NULL), S_OK);
+    assert_int_equal(((uint8_t *)fake_ptr(&f, gpa))[3], byte_at(512 + 3));
+    assert_int_equal(((uint8_t *)fake_ptr(&f, gpa))[8 * 512], byte_at(0));
+    struct req id = {.type = T_GET_ID, .data = gpa, .len = 20, .write = true};
+    assert_int_equal(submit(&f, &id, false), S_OK);
+    assert_string_equal(fake_ptr(&f, gpa), "root");
+    /* What it cannot become. */
+    extents[0] = (struct blk_extent){other, 0, 512};
+    config = (struct blk_config){.extents = extents, .n_extents = 1, .writable = true};
+    assert_int_equal(blk_attach(dev, &config, &err), -EINVAL);
+    assert_string_equal(err.text, "the disk is read-only and stays so");
+    assert_false(is_open(other));
+    assert_int_equal(config64(&f, 0), 9);
+    fake_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -564,6 +601,7 @@ int main(void)
         cmocka_unit_test(failing_file_is_an_io_error),        cmocka_unit_test(malformed_requests_break_the_device),
         cmocka_unit_test(request_over_the_limits_is_refused), cmocka_unit_test(full_ring_is_drained),
         cmocka_unit_test(writes_are_durable_without_flush),   cmocka_unit_test(bad_configurations_are_refused),
+        cmocka_unit_test(a_disk_gets_another_content),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
