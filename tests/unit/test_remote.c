@@ -82,6 +82,19 @@ static int tear_down(void **state)
     return rmdir(store); /* nothing stays behind */
 }
 
+/* Of one that became an image store. */
+static int tear_down_store(void **state)
+{
+    struct owner *o = *state;
+    char command[PATH_MAX + 16];
+
+    remote_free(o->remote);
+    loop_free(o->loop);
+    free(o);
+    snprintf(command, sizeof(command), "rm -rf '%s'", store);
+    return system(command);
+}
+
 static void serve(struct owner *o, const char *name)
 {
     if (remote_new(&o->remote, store, name, &err) < 0 || remote_serve(o->remote, o->loop, save, o, &err) < 0)
@@ -101,6 +114,8 @@ struct client {
     pthread_t thread;
     const char *name;
     struct remote_request req;
+    const char *public_dest; /* not NULL: asked by sm_remote_save() */
+    struct sm_save_result result;
     struct remote_saved saved;
     struct sm_error err;
     int r, done_fd[2];
@@ -111,7 +126,17 @@ static void *ask(void *arg)
 {
     struct client *c = arg;
 
-    c->r = remote_ask(store, c->name, &c->req, &c->saved, &c->err);
+    if (c->public_dest) {
+        struct sm_store *s = NULL;
+
+        c->result.size = sizeof(c->result);
+        c->r = sm_store_open(&s, store, &c->err);
+        if (c->r == 0)
+            c->r = sm_remote_save(s, c->name, c->public_dest, SM_SAVE_LIVE, &c->result, &c->err);
+        sm_store_free(s);
+    } else {
+        c->r = remote_ask(store, c->name, &c->req, &c->saved, &c->err);
+    }
     assert_int_equal(write(c->done_fd[1], "x", 1), 1);
     return NULL;
 }
@@ -412,6 +437,25 @@ static void silent_peers_are_dropped(void **state)
         close(fds[i]);
 }
 
+/* The public call: figures come through, a path gets absolute, what is wrong is said without asking. */
+static void saved_by_the_public_call(void **state)
+{
+    struct owner *o = *state;
+    struct client c = {.name = "web", .public_dest = "web-1"};
+    char here[PATH_MAX], want[PATH_MAX + 8];
+
+    assert_non_null(getcwd(here, sizeof(here)));
+    snprintf(want, sizeof(want), "%s/web-1", here);
+    serve(o, "web");
+    client_start(&c);
+    client_finish(o, &c);
+    assert_int_equal(c.r, 0);
+    assert_string_equal(o->path, want);
+    assert_int_equal(o->flags, SM_SAVE_LIVE);
+    assert_true(c.result.pause_ns == 2 && c.result.data_bytes == 256 << 20);
+    assert_int_equal(strspn(c.result.key, "a"), 64);
+}
+
 /* ---- Frames ---- */
 
 static struct buf encode_request(uint32_t flags, char *path)
@@ -504,6 +548,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(long_paths_will_do, set_up, tear_down),
         cmocka_unit_test_setup_teardown(garbage_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(silent_peers_are_dropped, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(saved_by_the_public_call, set_up, tear_down_store),
         cmocka_unit_test(frames_travel),
         cmocka_unit_test(bad_frames_are_refused),
     };
