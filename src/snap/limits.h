@@ -18,9 +18,14 @@
 #define SNAP_MEMORY_MAX_PAGES   ((uint32_t)(SNAP_MEMORY_MAX_BYTES / SNAP_PAGE))
 
 /*
- * Run lists. Every run of a diff costs a restore one mapping, so a writer joins runs over short gaps until no more
- * than the target are left; a reader takes somewhat more, far below the kernel's 65530 mappings of one process.
+ * Run lists. Every run of a diff costs a restore one mapping, 5 to 10 us. So a writer joins runs over short gaps until
+ * no more than the target are left, and goes on until there are few, as long as the pages of the gaps are no more than
+ * one of SNAP_RUNS_SLACK. (A bake has one to two hundred runs by nature: joining to a hundred adds 1 % to its pages. To
+ * copy short runs instead of mapping them costs as much for one page, more for two, and is memory that clones do not
+ * share.) A reader takes more, far below the kernel's 65530 mappings of one process.
  */
+#define SNAP_RUNS_FEW    128u
+#define SNAP_RUNS_SLACK  8u
 #define SNAP_RUNS_TARGET 1024u
 #define SNAP_RUNS_MAX    8192u
 

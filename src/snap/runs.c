@@ -65,11 +65,12 @@ static uint32_t next_bit(const uint64_t *bitmap, uint32_t pages, uint32_t page, 
     return pages;
 }
 
-/* Runs when gaps of up to `gap` pages are bridged; they go to `out` unless that is NULL. */
-static uint32_t walk(const uint64_t *bitmap, uint32_t pages, uint32_t gap, struct snap_run *out)
+/* Runs when gaps of up to `gap` pages are bridged, and pages in them; they go to `out` unless that is NULL. */
+static uint32_t walk(const uint64_t *bitmap, uint32_t pages, uint32_t gap, struct snap_run *out, uint32_t *ret_covered)
 {
     uint32_t first = next_bit(bitmap, pages, 0, true), n = 0;
 
+    *ret_covered = 0;
     while (first < pages) {
         uint32_t end = next_bit(bitmap, pages, first, false), next = next_bit(bitmap, pages, end, true);
 
@@ -79,25 +80,44 @@ static uint32_t walk(const uint64_t *bitmap, uint32_t pages, uint32_t gap, struc
         }
         if (out)
             out[n] = (struct snap_run){.first = first, .count = end - first};
+        *ret_covered += end - first;
         n++;
         first = next;
     }
     return n;
 }
 
+/*
+ * The gap up to which runs are joined: as small as leaves `target` of them; and more, down to SNAP_RUNS_FEW, as long as
+ * that adds few pages.
+ */
+static uint32_t choose_gap(const uint64_t *bitmap, uint32_t pages, uint32_t target)
+{
+    uint32_t set = snap_bits_count(bitmap, pages), gap = 0, covered;
+    uint32_t n = walk(bitmap, pages, 0, NULL, &covered);
+
+    while (n > target || n > SNAP_RUNS_FEW) {
+        uint32_t wider = gap + 1 + gap / 4;
+        uint32_t fewer = walk(bitmap, pages, wider, NULL, &covered);
+
+        if (n <= target && covered - set > set / SNAP_RUNS_SLACK)
+            break;
+        gap = wider;
+        n = fewer;
+    }
+    return gap;
+}
+
 int snap_runs_make(struct snap_runs *ret, const uint64_t *bitmap, uint32_t pages, uint32_t target, struct sm_error *err)
 {
-    uint32_t gap = 0, n = walk(bitmap, pages, 0, NULL);
-
     assert(target > 0 && target <= SNAP_RUNS_MAX && pages <= SNAP_MEMORY_MAX_PAGES);
-    while (n > target) {
-        gap = gap ? gap * 2 : 1;
-        n = walk(bitmap, pages, gap, NULL);
-    }
+    uint32_t gap = choose_gap(bitmap, pages, target), covered;
+    uint32_t n = walk(bitmap, pages, gap, NULL, &covered);
     struct snap_run *run = calloc(n ? n : 1, sizeof(*run));
+
     if (!run)
         return sm_error_set(err, ENOMEM, "no memory for a list of pages");
-    walk(bitmap, pages, gap, run);
+    walk(bitmap, pages, gap, run, &covered);
     *ret = (struct snap_runs){.run = run, .n = n, .pages = pages};
     return 0;
 }

@@ -49,8 +49,9 @@ static inline bool snap_bit(const uint64_t *bitmap, uint32_t page)
 uint32_t snap_bits_count(const uint64_t *bitmap, uint32_t pages);
 
 /*
- * The runs of set bits. More than `target` of them are joined over short gaps, as short as will do, so that unset pages
- * may be in the list: harmless to both users, who copy what is there or read it early.
+ * The runs of set bits. More than `target` of them are joined over short gaps, as short as will do, and more than a few
+ * where that costs little (limits.h); so unset pages may be in the list, which is harmless to all users: they copy what
+ * is there, read it early, or drop it to be read again.
  */
 int snap_runs_make(struct snap_runs *ret, const uint64_t *bitmap, uint32_t pages, uint32_t target,
                    struct sm_error *err);

@@ -78,6 +78,33 @@ static void short_gaps_are_joined_first(void **state)
     snap_runs_done(&runs);
 }
 
+/* More than a few are joined as long as it costs little, and no further. */
+static void few_runs_are_made_where_it_is_cheap(void **state)
+{
+    static uint64_t bitmap[SNAP_BITMAP_WORDS(100000)];
+    struct snap_runs runs;
+
+    for (uint32_t page = 0; page < 2 * 400 * 50; page += 100) /* 400 runs of 50 pages: gaps of 1, gaps of 49 */
+        for (uint32_t k = 0; k < 101; k += 51)
+            set(bitmap, page + k, k ? 49 : 50);
+    assert_int_equal(snap_runs_make(&runs, bitmap, 100000, 1024, NULL), 0);
+    assert_int_equal(runs.n, 1);
+    snap_runs_done(&runs);
+
+    memset(bitmap, 0, sizeof(bitmap));
+    for (uint32_t page = 0; page < 100000; page += 200) { /* pairs of pages with a gap of 2, far from each other */
+        set(bitmap, page, 20);
+        set(bitmap, page + 22, 20);
+    }
+    assert_int_equal(snap_runs_make(&runs, bitmap, 100000, 1024, NULL), 0);
+    assert_int_equal(runs.n, 500); /* from a thousand, with 5 % more pages */
+    assert_int_equal(snap_runs_total(&runs), 500 * 42);
+    snap_runs_done(&runs);
+    assert_int_equal(snap_runs_make(&runs, bitmap, 100000, 100, NULL), 0); /* has to be */
+    assert_true(runs.n <= 100);
+    snap_runs_done(&runs);
+}
+
 static void every_bitmap_is_covered(void **state)
 {
     uint32_t seed = 1;
@@ -267,10 +294,15 @@ static void writes_that_fail_are_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(runs_of_a_bitmap),        cmocka_unit_test(short_gaps_are_joined_first),
-        cmocka_unit_test(every_bitmap_is_covered), cmocka_unit_test(comes_back),
-        cmocka_unit_test(damage_is_refused),       cmocka_unit_test(hostile_lists_are_refused),
-        cmocka_unit_test(more_runs_than_allowed),  cmocka_unit_test(writes_that_fail_are_told),
+        cmocka_unit_test(runs_of_a_bitmap),
+        cmocka_unit_test(short_gaps_are_joined_first),
+        cmocka_unit_test(few_runs_are_made_where_it_is_cheap),
+        cmocka_unit_test(every_bitmap_is_covered),
+        cmocka_unit_test(comes_back),
+        cmocka_unit_test(damage_is_refused),
+        cmocka_unit_test(hostile_lists_are_refused),
+        cmocka_unit_test(more_runs_than_allowed),
+        cmocka_unit_test(writes_that_fail_are_told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
