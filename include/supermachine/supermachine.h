@@ -872,8 +872,8 @@ SM_API void sm_prepared_free(struct sm_prepared *prepared);
  * docs/snapshot-format.md for what they are on disk. Most are in the store, each by its key; one that was saved to a
  * directory is wherever that is.
  *
- * A name of a snapshot is its key, or the first 4 hex digits of it and more; a directory, written with a '/' in it; or
- * a name or id of the image that it was made of, where there is one of it only.
+ * A name of a snapshot is its key, or the first 4 hex digits of it and more; a directory, where it begins with '/' or
+ * '.'; or a name or id of the image that it was made of, where there is one of it only.
  */
 
 enum sm_snapshot_kind {

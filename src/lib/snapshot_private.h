@@ -38,4 +38,38 @@ int snapshot_measure(struct snapshot_meta *ret, const struct snapshot_meta *m, i
 int snapshot_draft_publish_as(struct snapshot_draft *d, const struct snapshot_meta *meta, bool force,
                               struct snapshot **ret, struct sm_error *err);
 
+/* What there is to say about a snapshot, however damaged. Begins zeroed. */
+struct snapshot_about {
+    char key[SNAPSHOT_KEY_SIZE]; /* "": not known */
+    bool known;                  /* `meta` is there; else all of it is NULL and 0 */
+    struct snapshot_meta meta;
+    uint64_t disk_bytes;
+    int64_t used_s;
+    char *problem; /* why it can't be used here, in a sentence; NULL: nothing is known against it */
+};
+
+/* The caller holds gc_enter. -ENOENT without a sentence: it is not there. */
+int snapshot_about_key(struct snapshot_about *ret, struct oci_store *store, const char *key, struct sm_error *err);
+int snapshot_about_dir(struct snapshot_about *ret, struct oci_store *store, const char *dir, struct sm_error *err);
+void snapshot_about_done(struct snapshot_about *a);
+
+/* Is that the name of a directory, and not of something in the store? */
+bool snapshot_is_dir(const char *typed);
+
+/*
+ * Keys of what a user means by `typed`, which is no directory: at least one, to be freed with strings_free. -ENOENT and
+ * a sentence. The caller holds gc_enter or gc_alone.
+ */
+int snapshot_keys_find(struct oci_store *store, const char *typed, char ***ret, size_t *ret_n, struct sm_error *err);
+
+/* The same where it must be one: also -EEXIST, and the sentence lists them. */
+int snapshot_key_find(struct oci_store *store, const char *typed, char ret[SNAPSHOT_KEY_SIZE], struct sm_error *err);
+
+/* As snapshot_open_path, of what a user means. */
+int snapshot_open_typed(struct snapshot **ret, struct oci_store *store, const char *typed, bool here,
+                        struct sm_error *err);
+
+/* As a user would write it, to be freed; NULL: it is of no image. */
+int snapshot_image_name(const struct snapshot_meta *m, char **ret, struct sm_error *err);
+
 #endif

@@ -41,6 +41,13 @@ void gc_result_done(struct gc_result *r); /* takes a zeroed one */
  */
 int gc_remove(struct oci_store *s, const char *typed, bool force, struct gc_result *ret, struct sm_error *err);
 
+/*
+ * These snapshots go; `keys` ends with NULL. -EEXIST: others are differences to one of them; with `force` they go as
+ * well. The caller holds gc_alone. `ret` may be NULL.
+ */
+int gc_remove_snapshots(struct oci_store *s, const char *const *keys, bool force, struct gc_result *ret,
+                        struct sm_error *err);
+
 struct prune_options {
     bool all; /* images with a name, bakes and bases, too */
     bool dry_run;
