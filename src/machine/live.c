@@ -115,7 +115,7 @@ static int save_rest(struct live *l, struct snap_stream *s, struct snap_runs *ru
         r = make_runs(l, runs, err);
     if (r == 0)
         r = snap_memory_update(&l->memory, l->round, 0, l->pages, l->has, l->files.memory, err);
-    return r;
+    return r == 0 ? machine_check_memory(l->m, err) : r;
 }
 
 static int last_round(struct live *l, struct sm_error *err)

@@ -266,6 +266,7 @@ int machine_new(struct machine **ret, const struct machine_config *config, struc
     bake_init(&m->bake, m);
     vcpu_group_init(&m->group);
     m->group.hv = config->hv;
+    m->group.mem = &m->mem;
     m->group.events = &m->events;
     m->group.thread_init = config->ops->vcpu_thread;
     m->group.trace = config->ops->trace;

@@ -114,6 +114,8 @@ static int save_memory(struct machine *m, const struct machine_files *files, boo
         snap_runs_mark(ret_runs, wanted);
     if (r == 0)
         r = snap_memory_save(&memory, wanted, files->memory, &stats, err);
+    if (r == 0)
+        r = machine_check_memory(m, err);
     if (r < 0)
         return r;
     ret->data_pages = stats.data_pages;

@@ -119,6 +119,11 @@ bool machine_memory_cut(const struct machine *m)
     return o->known && (is_short(o->memory_fd, page_count(m)) || is_short(o->base_fd, page_count(m)));
 }
 
+int machine_check_memory(const struct machine *m, struct sm_error *err)
+{
+    return machine_memory_cut(m) ? sm_error_set(err, EIO, "%s", MACHINE_CUT_SENTENCE) : 0;
+}
+
 /* --- pages --- */
 
 static int scan(const struct machine *m, enum snap_scan what, uint64_t *bitmap, struct sm_error *err)

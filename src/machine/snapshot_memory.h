@@ -38,6 +38,9 @@ uint64_t *machine_pages_new(const struct machine *m, struct sm_error *err);
  */
 int machine_pages_wanted(const struct machine *m, bool diff, uint64_t *bitmap, struct sm_error *err);
 
+/* After pages were looked at or copied: what a file that was cut short has taken with it may pass for zeros. */
+int machine_check_memory(const struct machine *m, struct sm_error *err);
+
 /* Set the bits of the pages that were written since the last snap_memory_track(). */
 int machine_pages_written(const struct machine *m, uint64_t *bitmap, struct sm_error *err);
 

@@ -80,28 +80,53 @@ static void trace(struct vcpu *v, const char *what, const struct hv_exit *e)
     g->trace(g->ctx, line);
 }
 
+static int leave(struct vcpu *v, enum machine_end end, const char *text)
+{
+    vcpu_group_end(v->group, end, "", text, strlen(text));
+    return 1;
+}
+
+/*
+ * Nobody is there: reads all ones, writes go nowhere. But for what should have been memory, which some hypervisors say
+ * when they cannot get at it (its file has been cut short): the guest must not go on with that.
+ */
+static int unanswered(struct vcpu *v, const struct bus *bus, bool is_read, const struct hv_exit *e)
+{
+    static const char *const names[2][2] = {{"port write", "port read"}, {"MMIO write", "MMIO read"}};
+    bool is_mmio = bus == &v->group->mmio;
+
+    if (is_mmio && v->group->mem && mem_ptr(v->group->mem, e->addr, 1))
+        return leave(v, MACHINE_VCPU_ERROR, "the guest's memory can't be reached");
+    trace(v, names[is_mmio][is_read], e);
+    return 0;
+}
+
 static int exit_read(struct vcpu *v, const struct bus *bus, const struct hv_exit *e)
 {
-    for (unsigned i = 0; i < e->count; i++) {
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < e->count; i++) {
         uint64_t value;
 
         if (!bus_read(bus, e->addr, e->len, &value))
-            trace(v, bus == &v->group->mmio ? "MMIO read" : "port read", e);
+            r = unanswered(v, bus, true, e);
         memcpy(e->data + (size_t)i * e->len, &value, e->len);
     }
-    return 0;
+    return r;
 }
 
 static int exit_write(struct vcpu *v, const struct bus *bus, const struct hv_exit *e)
 {
-    for (unsigned i = 0; i < e->count; i++) {
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < e->count; i++) {
         uint64_t value = 0;
 
         memcpy(&value, e->data + (size_t)i * e->len, e->len);
         if (!bus_write(bus, e->addr, e->len, value))
-            trace(v, bus == &v->group->mmio ? "MMIO write" : "port write", e);
+            r = unanswered(v, bus, false, e);
     }
-    return 0;
+    return r;
 }
 
 static int exit_mmio_read(struct vcpu *v, const struct hv_exit *e)
@@ -127,12 +152,6 @@ static int exit_pio_write(struct vcpu *v, const struct hv_exit *e)
 static int exit_kicked(struct vcpu *v, const struct hv_exit *e)
 {
     return 0;
-}
-
-static int leave(struct vcpu *v, enum machine_end end, const char *text)
-{
-    vcpu_group_end(v->group, end, "", text, strlen(text));
-    return 1;
 }
 
 static int exit_halt(struct vcpu *v, const struct hv_exit *e)

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "dev/mem.h"
 #include "hv/hv.h"
 #include "machine/bus.h"
 #include "machine/events.h"
@@ -31,6 +32,7 @@ struct vcpu_task {
 struct vcpu_group {
     const struct hv *hv;
     struct bus mmio, pio;
+    const struct guest_mem *mem; /* NULL: not looked at */
     struct events *events;
     int wake_fd; /* eventfd, the loop's: an event was posted or the run is over */
     int (*thread_init)(void *ctx, struct sm_error *err);

@@ -445,10 +445,48 @@ static void a_file_that_is_cut_short_is_told(void **state)
     assert_int_equal(machine_restore(e->m, &e->files, env_generation, NULL), 0);
     assert_int_equal(ftruncate(e->files.memory, 1 << 20), 0);
     assert_true(machine_memory_cut(e->m));
+    assert_true(machine_has_address(e->m, page(e, PAGES - 1) + SNAP_PAGE - 1));
+    assert_false(machine_has_address(e->m, page(e, PAGES - 1) + SNAP_PAGE));
+    assert_false(machine_has_address(e->m, e));
     assert_int_equal(machine_spawn(e->m, NULL), 0);
     machine_run(e->m);
     assert_int_equal(loop_run(e->loop), 0);
     assert_string_equal(e->end_text, MACHINE_CUT_SENTENCE);
+}
+
+/* Some hypervisors take memory that cannot be had for a device that is not there. */
+static void memory_is_no_missing_device(void **state)
+{
+    static const enum hv_exit_kind kinds[] = {HV_EXIT_MMIO_READ, HV_EXIT_MMIO_WRITE};
+    struct env *e = *state;
+
+    for (size_t i = 0; i < 2; i++) {
+        fake_hv_exit(0, kinds[i], 0xd8000000, 4, 0); /* nobody is there: the guest goes on */
+        fake_hv_exit(0, kinds[i], 5000 * SNAP_PAGE, 4, 0);
+        env_start(e, 1);
+        assert_int_equal(loop_run(e->loop), 0);
+        assert_string_equal(e->end_text, "the guest's memory can't be reached");
+        assert_int_equal(fake.at[0], 2);
+        env_finish(e);
+    }
+}
+
+/* Its pages are gone from memory with the file's, and what is left may look like a small change. */
+static void what_was_cut_short_is_not_saved(void **state)
+{
+    struct env *e = *state;
+    struct machine_files files = env_files(true);
+    struct sm_error err = SM_ERROR_INIT;
+    struct machine_saved saved;
+
+    clone_of_base(e);
+    write_page(e, 5000, 1);
+    assert_int_equal(ftruncate(e->files.memory, 2000 * SNAP_PAGE), 0);
+    write_page(e, 1000, 1);
+    assert_int_equal(machine_save(e->m, &files, MACHINE_SAVE_DIFF, &saved, &err), -EIO);
+    assert_non_null(strstr(err.text, MACHINE_CUT_SENTENCE));
+    assert_false(atomic_load(&e->m->group.pause));
+    env_close(&files);
 }
 
 static void listeners_are_counted(void **state)
@@ -481,6 +519,8 @@ int main(void)
         TEST(the_end_of_the_machine_ends_a_live_save),
         TEST(every_file_operation_may_fail),
         TEST(a_file_that_is_cut_short_is_told),
+        TEST(memory_is_no_missing_device),
+        TEST(what_was_cut_short_is_not_saved),
         TEST(listeners_are_counted),
     };
 
