@@ -783,7 +783,7 @@ struct sm_bake_result {
     int baked;            /* 0: it was there already */
     uint64_t duration_ns; /* of the call */
     uint64_t pause_ns;    /* of that: while the guest stood still to be saved; 0 where it was not baked */
-    char line[192];       /* how that went, with its figures; "" likewise */
+    char line[320];       /* how that went, with its figures; "" likewise */
 };
 
 /*

@@ -132,26 +132,10 @@ static int open_image(struct run *run, const char *ref)
     return 0;
 }
 
-static int start_machine(struct run *run)
-{
-    struct sm_vm_config config = SM_VM_CONFIG_INIT;
-    struct sm_error err = SM_ERROR_INIT;
-
-    config.name = run->o.name;
-    config.hostname = run->o.hostname;
-    config.memory_mib = run->o.memory_mib;
-    config.vcpus = run->o.cpus;
-    config.kernel = run->o.kernel;
-    config.start_timeout_ms = run->o.start_timeout_ms;
-    if (run->o.verbose)
-        config.console = show_console;
-    return sm_vm_start(&run->vm, run->image, &config, &err) < 0 ? complain("%s", err.text) : 0;
-}
-
-static int start_command(struct run *run, char **argv)
+/* The command; its lists are `run`'s and the caller's. */
+static struct sm_exec_config command_config(struct run *run, char **argv)
 {
     struct sm_exec_config config = SM_EXEC_CONFIG_INIT;
-    struct sm_error err = SM_ERROR_INIT;
 
     config.cmd = argv[0] ? (const char *const *)argv : NULL;
     if (run->o.entrypoint) {
@@ -167,6 +151,34 @@ static int start_command(struct run *run, char **argv)
     config.in = run->o.interactive ? STDIN_FILENO : -1;
     config.out = STDOUT_FILENO;
     config.err = STDERR_FILENO;
+    return config;
+}
+
+static int start_machine(struct run *run, char **argv)
+{
+    const struct sm_exec_config workload = command_config(run, argv);
+    struct sm_bake_config bake = SM_BAKE_CONFIG_INIT;
+    struct sm_vm_config config = SM_VM_CONFIG_INIT;
+    struct sm_error err = SM_ERROR_INIT;
+
+    bake.workload = &workload;
+    config.bake = &bake;
+    config.name = run->o.name;
+    config.hostname = run->o.hostname;
+    config.memory_mib = run->o.memory_mib;
+    config.vcpus = run->o.cpus;
+    config.kernel = run->o.kernel;
+    config.start_timeout_ms = run->o.start_timeout_ms;
+    if (run->o.verbose)
+        config.console = show_console;
+    return sm_vm_start(&run->vm, run->image, &config, &err) < 0 ? complain("%s", err.text) : 0;
+}
+
+static int start_command(struct run *run, char **argv)
+{
+    struct sm_exec_config config = command_config(run, argv);
+    struct sm_error err = SM_ERROR_INIT;
+
     if (run->o.tty && !tty_size(STDOUT_FILENO, &config.rows, &config.cols))
         tty_size(STDIN_FILENO, &config.rows, &config.cols);
     if (attach_begin(run->o.tty) < 0)
@@ -214,11 +226,12 @@ static int run_run(int argc, char **argv)
     if (code == 0)
         code = open_image(&run, argv[first]);
     if (code == 0)
-        code = start_machine(&run);
+        code = start_machine(&run, argv + first + 1);
     if (code == 0)
         code = start_command(&run, argv + first + 1);
     if (code == 0) {
         code = wait_for_end(&run);
+        sm_vm_settle(run.vm);
         /* Our death is the machine's (see sm_vm_start); waiting until its memory is given back takes longer than the
            rest of the end, and nobody needs it. */
         fflush(NULL);

@@ -2,7 +2,7 @@
 /*
  * Theory of operation: one command in a machine.
  *
- * Each has its connection to the agent (the first takes over the one that set the guest up) and its three pumps. What
+ * Each has its connection to the agent (the first takes over the machine's first) and its three pumps. What
  * the guest sends goes into a sink; the agent client is told what the sink got rid of, so a reader that does not read
  * holds up its own stream and nothing else, with at most AGENT_WINDOW bytes kept. What a source reads goes to the
  * guest as far as its window is open; then the source pauses.
@@ -17,6 +17,9 @@
  * all that the command started. The timer is a descriptor, so that sm_vm_fd() tells of it too.
  *
  * When a sink's reader has gone, the command's processes get SIGPIPE, once: what a pipe would have done.
+ *
+ * In a machine whose workload was running when it was baked, the first command that is the same is that workload: the
+ * connection is attached to it, and from there on it is like any other.
  */
 #include <assert.h>
 #include <errno.h>
@@ -94,15 +97,16 @@ static void close_timer(struct sm_exec *x)
 
 /* ---- The end ---- */
 
-/* Closing the connection would cut the set-up off, which whoever comes next needs. One that failed ends the machine. */
-static void finish_set_up(struct sm_exec *x)
+/* Closing the connection would cut off what is owed on it, which whoever comes next needs. One that failed ends the
+ * machine. */
+static void finish_first(struct sm_exec *x)
 {
-    if (!x->link || x->vm->set_up)
+    if (!x->link || !x->vm->owed)
         return;
     if (x->lost.code)
         vm_fail(x->vm, &x->lost);
     else
-        vm_await_set_up(x->vm, NULL);
+        vm_await_first(x->vm, NULL);
 }
 
 static void over(struct sm_exec *x)
@@ -126,6 +130,17 @@ void exec_vm_ended(struct sm_exec *x, const struct sm_error *why)
     fail(x, why);
 }
 
+void exec_vm_rewound(struct sm_exec *x)
+{
+    if (x->ended || x->failure.code)
+        return;
+    x->result.status = SM_EXEC_SIGNALED;
+    x->result.signal = SIGKILL;
+    x->result.exit_code = 128 + SIGKILL;
+    x->ended = true;
+    over(x);
+}
+
 static void on_timer(struct loop_source *src, uint32_t events)
 {
     struct sm_exec *x = src->ctx;
@@ -135,7 +150,7 @@ static void on_timer(struct loop_source *src, uint32_t events)
     if (read(x->timer_fd, &times, sizeof(times)) < 0)
         return;
     if (x->lost.code) {
-        finish_set_up(x);
+        finish_first(x);
         fail(x, &x->lost);
     } else if (!x->timed_out) {
         x->timed_out = true;
@@ -182,6 +197,7 @@ static void on_exit_frame(struct agent *a, void *ctx, const struct agent_exit *e
     x->result.duration_ns = end->duration_ns;
     x->result.peak_rss_kib = end->peak_rss_kib;
     x->ended = true;
+    x->vm->execs_ended++;
     over(x);
 }
 
@@ -199,11 +215,14 @@ static void on_start_error(struct agent *a, void *ctx, int exit_code, const stru
     over(x);
 }
 
-/* The only control request on these connections is the set-up. */
+/* Control requests are made on the first connection only. */
 static void on_done(struct agent *a, void *ctx)
 {
+    struct sm_vm *vm = ((struct link *)ctx)->vm;
+
     (void)a;
-    ((struct link *)ctx)->vm->set_up = true;
+    if (--vm->owed == 0)
+        loop_timer_cancel(&vm->answer);
 }
 
 /* Before there is a command, this is the end of the machine: its set-up failed. */
@@ -291,7 +310,7 @@ static int open_pumps(struct sm_exec *x, const struct sm_exec_config *c, struct 
 
 /* ---- Start ---- */
 
-/* The connection that set the guest up, when it is still free; else a new one. */
+/* The first connection, when it is still free; else a new one. */
 static int get_link(struct sm_exec *x, struct sm_error *err)
 {
     struct sm_vm *vm = x->vm;
@@ -303,20 +322,37 @@ static int get_link(struct sm_exec *x, struct sm_error *err)
     return 0;
 }
 
+/* The command that runs already, and that nobody has taken yet. */
+static int attach(struct sm_exec *x, struct sm_error *err)
+{
+    int r = get_link(x, err);
+
+    if (r == 0)
+        r = agent_attach(x->link->agent, err);
+    if (r == 0)
+        x->vm->workload_waits = false;
+    return r;
+}
+
 static int request(struct sm_exec *x, const struct sm_exec_config *c, struct sm_error *err)
 {
-    const struct oci_config *image = oci_image_config(x->vm->image->oci);
-    struct runspec_request want = {.args = c->args,
-                                   .entrypoint = c->entrypoint,
-                                   .cmd = c->cmd,
-                                   .env = c->env,
-                                   .cwd = c->cwd,
-                                   .user = c->user,
-                                   .hostname = x->vm->hostname,
-                                   .tty = c->tty != 0};
+    struct sm_vm *vm = x->vm;
+    const struct oci_config *image = oci_image_config(vm->image->oci);
+    struct runspec_request want = runspec_request_of(c);
     struct runspec spec;
     int r = runspec_build(&spec, image, &want, err);
+    bool waits = r == 0 && vm->workload_waits && !c->tty && c->in < 0 && runspec_equal(&spec, &vm->workload);
 
+    if (waits) {
+        runspec_done(&spec);
+        return attach(x, err);
+    }
+    if (r == 0) {
+        runspec_done(&spec);
+        want.hostname = vm->hostname;
+        want.tty = c->tty != 0;
+        r = runspec_build(&spec, image, &want, err);
+    }
     if (r < 0)
         return r;
     struct agent_exec exec = {.argv = (const char *const *)spec.argv.list,
@@ -343,7 +379,7 @@ int sm_exec_start(struct sm_exec **ret, struct sm_vm *vm, const struct sm_exec_c
 
     if (r < 0)
         return r;
-    r = vm->first ? vm_ended(vm, err) : vm_await_set_up(vm, err);
+    r = vm->first ? vm_ended(vm, err) : vm_await_first(vm, err);
     if (r < 0)
         return r;
     x = calloc(1, sizeof(*x));
@@ -378,7 +414,7 @@ void sm_exec_free(struct sm_exec *x)
 {
     if (!x)
         return;
-    finish_set_up(x);
+    finish_first(x);
     over(x);
     sink_close(&x->out);
     sink_close(&x->err);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/error.h"
@@ -67,6 +68,11 @@ int sm_image_open(struct sm_image **ret, const char *ref, const struct sm_image_
     if (!image)
         return sm_error_sys(err, ENOMEM, "cannot open image '%s'", ref);
     atomic_init(&image->refs, 1);
+    image->ref = strdup(ref);
+    if (!image->ref) {
+        r = sm_error_sys(err, ENOMEM, "cannot open image '%s'", ref);
+        goto fail;
+    }
     r = oci_store_open(&image->store, options.store, err);
     if (r < 0)
         goto fail;
@@ -97,6 +103,7 @@ void sm_image_free(struct sm_image *image)
         return;
     oci_image_free(image->oci);
     oci_store_free(image->store);
+    free(image->ref);
     free(image);
 }
 

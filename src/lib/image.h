@@ -11,6 +11,7 @@ struct sm_image {
     atomic_uint refs; /* the caller's and each machine's; all else never changes once opened */
     struct oci_store *store;
     struct oci_image *oci;
+    char *ref; /* as it was opened */
     struct sm_image_info info;
 };
 

@@ -131,6 +131,27 @@ void runspec_done(struct runspec *spec)
     *spec = (struct runspec){0};
 }
 
+struct runspec_request runspec_request_of(const struct sm_exec_config *c)
+{
+    return (struct runspec_request){
+        .args = c->args, .entrypoint = c->entrypoint, .cmd = c->cmd, .env = c->env, .cwd = c->cwd, .user = c->user};
+}
+
+static bool same_list(const struct strv *a, const struct strv *b)
+{
+    bool same = a->n == b->n;
+
+    for (size_t i = 0; same && i < a->n; i++)
+        same = strcmp(a->list[i], b->list[i]) == 0;
+    return same;
+}
+
+bool runspec_equal(const struct runspec *a, const struct runspec *b)
+{
+    return a->cwd && b->cwd && same_list(&a->argv, &b->argv) && same_list(&a->env, &b->env) &&
+           strcmp(a->cwd, b->cwd) == 0 && strcmp(a->user, b->user) == 0;
+}
+
 /* Names by signal(7). The numbers are those of x86 and arm64, which the host has too. */
 static const struct {
     const char *name;

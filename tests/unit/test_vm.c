@@ -14,105 +14,19 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <supermachine/supermachine.h>
-
-#include "base/buf.h"
 #include "oci_fixture.h"
+#include "vm_fixture.h"
 
-#define ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
-#define MIB       (1024 * 1024)
+#define MIB (1024 * 1024)
 
-static char *dir; /* layout, store, kernel */
-static struct sm_image *image;
-static char kernel[4096], initramfs[4096];
-static struct sm_error err;
-
-static void blob(const void *data, size_t len, char name[80])
-{
-    struct digest digest = digest_of_buf(data, len);
-    char path[128];
-
-    digest_str(&digest, name);
-    snprintf(path, sizeof(path), "layout/blobs/sha256/%s", name + strlen("sha256:"));
-    write_file(dir, path, data, len);
-}
-
-/* An image of one file; its stop signal is SIGINT. */
-static void make_layout(void)
-{
-    struct buf tar = buf_init(MIB);
-    char layer[80], config[80], manifest[80], text[2048];
-    int n;
-
-    tar_add(&tar, "file", '0', NULL, "x", 1);
-    tar_end(&tar);
-    blob(tar.data, tar.len, layer);
-    n = snprintf(text, sizeof(text),
-                 "{\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{\"Cmd\":[\"echo\",\"the image's\"],"
-                 "\"Env\":[\"FROM_IMAGE=1\"],\"StopSignal\":\"SIGINT\"},\"rootfs\":{\"type\":\"layers\","
-                 "\"diff_ids\":[\"%s\"]}}",
-                 layer);
-    blob(text, (size_t)n, config);
-    int config_len = n;
-    n = snprintf(text, sizeof(text),
-                 "{\"schemaVersion\":2,\"config\":{\"mediaType\":\"application/vnd.oci.image.config.v1+json\","
-                 "\"digest\":\"%s\",\"size\":%d},\"layers\":[{\"mediaType\":"
-                 "\"application/vnd.oci.image.layer.v1.tar\",\"digest\":\"%s\",\"size\":%zu}]}",
-                 config, config_len, layer, tar.len);
-    blob(text, (size_t)n, manifest);
-    n = snprintf(text, sizeof(text),
-                 "{\"schemaVersion\":2,\"manifests\":[{\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\","
-                 "\"digest\":\"%s\",\"size\":%d}]}",
-                 manifest, n);
-    write_file(dir, "layout/index.json", text, (size_t)n);
-    write_file(dir, "layout/oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}", 30);
-    buf_done(&tar);
-}
-
-static int set_up_all(void **state)
-{
-    struct sm_image_options options = SM_IMAGE_OPTIONS_INIT;
-    char ref[4200], store[4200];
-
-    (void)state;
-    dir = temp_dir();
-    make_layout();
-    snprintf(ref, sizeof(ref), "oci:%s/layout", dir);
-    snprintf(store, sizeof(store), "%s/store", dir);
-    snprintf(kernel, sizeof(kernel), "%s/kernel", dir);
-    snprintf(initramfs, sizeof(initramfs), "%s/initramfs", dir);
-    write_file(dir, "initramfs", "x", 1);
-    options.store = store;
-    options.platform = "linux/amd64";
-    if (sm_image_open(&image, ref, &options, &err) < 0)
-        fail_msg("%s", err.text);
-    return 0;
-}
-
-static int tear_down_all(void **state)
-{
-    (void)state;
-    sm_image_free(image);
-    temp_dir_remove(dir);
-    return 0;
-}
-
+/* Machines here boot; snapshots: test_bake_lib. */
 static int try_start(struct sm_vm **ret, const char *mode, uint32_t timeout_ms)
 {
-    struct sm_vm_config config = SM_VM_CONFIG_INIT;
+    struct sm_vm_config config = vm_config(mode);
 
-    if (access("/dev/kvm", R_OK | W_OK) < 0) {
-        print_message("needs a /dev/kvm to open, though it is not used\n");
-        skip();
-    }
-    write_file(dir, "kernel", mode, strlen(mode));
-    config.kernel = kernel;
-    config.initramfs = initramfs;
-    config.worker = FAKE_WORKER;
-    config.hostname = "box";
     config.start_timeout_ms = timeout_ms;
-    err = (struct sm_error)SM_ERROR_INIT;
-    return sm_vm_start(ret, image, &config, &err);
+    config.boot = 1;
+    return vm_try(ret, &config);
 }
 
 static struct sm_vm *start(void)
@@ -120,46 +34,8 @@ static struct sm_vm *start(void)
     struct sm_vm *vm;
 
     if (try_start(&vm, "ok", 30000) < 0)
-        fail_msg("%s", err.text);
+        fail_msg("%s", vm_err.text);
     return vm;
-}
-
-static struct sm_exec *exec_start(struct sm_vm *vm, const struct sm_exec_config *config)
-{
-    struct sm_exec *x;
-
-    if (sm_exec_start(&x, vm, config, &err) < 0)
-        fail_msg("%s", err.text);
-    return x;
-}
-
-static struct sm_exec_result finish(struct sm_exec *x)
-{
-    struct sm_exec_result result = {.size = sizeof(result)};
-
-    if (sm_exec_wait(x, &result, &err) < 0)
-        fail_msg("%s", err.text);
-    result.message = result.message[0] ? "some" : "";
-    sm_exec_free(x);
-    return result;
-}
-
-/* Run to the end; what it writes comes back. */
-static struct sm_exec_result run(struct sm_vm *vm, struct sm_exec_config config, char *out, size_t size)
-{
-    struct sm_exec_result result;
-    int pv[2];
-    ssize_t n;
-
-    assert_int_equal(pipe2(pv, O_CLOEXEC), 0);
-    config.out = pv[1];
-    result = finish(exec_start(vm, &config));
-    close(pv[1]);
-    n = read(pv[0], out, size - 1);
-    assert_true(n >= 0);
-    out[n] = '\0';
-    close(pv[0]);
-    return result;
 }
 
 static void command_runs_by_the_images_configuration(void **state)
@@ -169,13 +45,13 @@ static void command_runs_by_the_images_configuration(void **state)
     struct sm_exec_result r;
     char out[4096];
 
-    r = run(vm, config, out, sizeof(out));
+    r = vm_run(vm, config, out, sizeof(out));
     assert_int_equal(r.status, SM_EXEC_EXITED);
     assert_string_equal(out, "the image's\n");
     config.args = ARGS("sh", "-c", "echo $FROM_IMAGE $MINE $HOSTNAME; pwd; exit 7");
     config.env = ARGS("MINE=2");
     config.cwd = "/tmp";
-    r = run(vm, config, out, sizeof(out));
+    r = vm_run(vm, config, out, sizeof(out));
     assert_int_equal(r.exit_code, 7);
     assert_string_equal(out, "1 2 box\n/tmp\n");
     assert_true(r.duration_ns > 0);
@@ -190,22 +66,22 @@ static void ends_are_told_apart(void **state)
     char out[64];
 
     config.args = ARGS("sh", "-c", "kill -9 $$");
-    r = run(vm, config, out, sizeof(out));
+    r = vm_run(vm, config, out, sizeof(out));
     assert_int_equal(r.status, SM_EXEC_SIGNALED);
     assert_int_equal(r.signal, SIGKILL);
     assert_int_equal(r.exit_code, 137);
     config.args = ARGS("/no/such/program");
-    r = run(vm, config, out, sizeof(out));
+    r = vm_run(vm, config, out, sizeof(out));
     assert_int_equal(r.status, SM_EXEC_NOT_FOUND);
     assert_int_equal(r.exit_code, 127);
     assert_string_equal(r.message, "some");
     config.args = ARGS("/etc");
-    r = run(vm, config, out, sizeof(out));
+    r = vm_run(vm, config, out, sizeof(out));
     assert_int_equal(r.status, SM_EXEC_NOT_EXECUTABLE);
     assert_int_equal(r.exit_code, 126);
     config.args = ARGS("true");
     config.user = "nobody-of-that-name";
-    r = run(vm, config, out, sizeof(out));
+    r = vm_run(vm, config, out, sizeof(out));
     assert_int_equal(r.status, SM_EXEC_NOT_STARTED);
     assert_int_equal(r.exit_code, 125);
     sm_vm_free(vm);
@@ -225,7 +101,7 @@ static void streams_carry_everything(void **state)
     config.out = memory_file("", 0);
     config.err = memory_file("", 0);
     config.args = ARGS("sh", "-c", "cat; echo done >&2");
-    assert_int_equal(finish(exec_start(vm, &config)).exit_code, 0);
+    assert_int_equal(vm_finish(vm_exec(vm, &config)).exit_code, 0);
     assert_int_equal(pread(config.out, back, sizeof(back), 0), sizeof(data));
     assert_memory_equal(data, back, sizeof(data));
     assert_int_equal(pread(config.err, said, sizeof(said), 0), 5);
@@ -246,11 +122,11 @@ static void open_stdin_holds_nothing_up(void **state)
     assert_int_equal(pipe2(pv, O_CLOEXEC), 0);
     config.in = pv[0];
     config.args = ARGS("true");
-    assert_int_equal(finish(exec_start(vm, &config)).exit_code, 0);
+    assert_int_equal(vm_finish(vm_exec(vm, &config)).exit_code, 0);
     config.args = ARGS("cat");
-    x = exec_start(vm, &config);
-    assert_int_equal(sm_exec_close_stdin(x, &err), 0);
-    assert_int_equal(finish(x).exit_code, 0);
+    x = vm_exec(vm, &config);
+    assert_int_equal(sm_exec_close_stdin(x, &vm_err), 0);
+    assert_int_equal(vm_finish(x).exit_code, 0);
     close(pv[0]);
     close(pv[1]);
     sm_vm_free(vm);
@@ -269,7 +145,7 @@ static void reader_that_goes_ends_the_writer_only(void **state)
     close(pv[0]);
     config.out = pv[1];
     config.args = ARGS("sh", "-c", "while :; do echo y; done");
-    r = finish(exec_start(vm, &config));
+    r = vm_finish(vm_exec(vm, &config));
     assert_int_equal(r.signal, SIGPIPE);
     close(pv[1]);
     sm_vm_free(vm);
@@ -283,12 +159,12 @@ static void time_limit_sends_the_images_stop_signal(void **state)
 
     config.args = ARGS("sleep", "1000");
     config.timeout_ms = 50;
-    r = finish(exec_start(vm, &config));
+    r = vm_finish(vm_exec(vm, &config));
     assert_true(r.timed_out);
     assert_int_equal(r.signal, SIGINT);
     config.args = ARGS("sh", "-c", "trap '' INT; while :; do sleep 1; done");
     config.timeout_ms = config.grace_ms = 300;
-    r = finish(exec_start(vm, &config));
+    r = vm_finish(vm_exec(vm, &config));
     assert_true(r.timed_out);
     assert_int_equal(r.signal, SIGKILL);
     sm_vm_free(vm);
@@ -310,17 +186,17 @@ static void signals_and_sizes_reach_it(void **state)
     config.tty = 1;
     config.rows = 10;
     config.cols = 20;
-    x = exec_start(vm, &config);
+    x = vm_exec(vm, &config);
     while (n <= 0) {
-        assert_int_equal(sm_vm_dispatch(vm, 1000, &err), 0);
+        assert_int_equal(sm_vm_dispatch(vm, 1000, &vm_err), 0);
         n = read(pv[0], out, sizeof(out));
     }
     sm_exec_result(x, &now);
     assert_int_equal(now.status, SM_EXEC_RUNNING);
-    assert_int_equal(sm_exec_resize(x, 33, 44, &err), 0);
-    assert_int_equal(sm_exec_signal(x, SIGUSR1, &err), 0);
-    assert_int_equal(sm_exec_signal(x, 65, &err), -EINVAL);
-    assert_int_equal(finish(x).exit_code, 3);
+    assert_int_equal(sm_exec_resize(x, 33, 44, &vm_err), 0);
+    assert_int_equal(sm_exec_signal(x, SIGUSR1, &vm_err), 0);
+    assert_int_equal(sm_exec_signal(x, 65, &vm_err), -EINVAL);
+    assert_int_equal(vm_finish(x).exit_code, 3);
     n = read(pv[0], out, sizeof(out) - 1);
     assert_true(n > 0);
     out[n] = '\0';
@@ -338,26 +214,26 @@ static void set_up_is_finished_whatever_comes_first(void **state)
     struct sm_exec *a, *b;
 
     config.args = ARGS("true");
-    a = exec_start(vm, &config);
-    b = exec_start(vm, &config);
-    assert_int_equal(finish(b).exit_code, 0);
-    assert_int_equal(finish(a).exit_code, 0);
+    a = vm_exec(vm, &config);
+    b = vm_exec(vm, &config);
+    assert_int_equal(vm_finish(b).exit_code, 0);
+    assert_int_equal(vm_finish(a).exit_code, 0);
     sm_vm_free(vm);
 
     vm = start();
-    sm_exec_free(exec_start(vm, &config));
-    assert_int_equal(finish(exec_start(vm, &config)).exit_code, 0);
+    sm_exec_free(vm_exec(vm, &config));
+    assert_int_equal(vm_finish(vm_exec(vm, &config)).exit_code, 0);
     sm_vm_free(vm);
 
     /* A command that is refused uses nothing up. */
     vm = start();
     config.in = 999;
-    assert_int_equal(sm_exec_start(&a, vm, &config, &err), -EBADF);
+    assert_int_equal(sm_exec_start(&a, vm, &config, &vm_err), -EBADF);
     config.in = -1;
     config.args = ARGS("");
-    assert_int_equal(sm_exec_start(&a, vm, &config, &err), -EINVAL);
+    assert_int_equal(sm_exec_start(&a, vm, &config, &vm_err), -EINVAL);
     config.args = ARGS("true");
-    assert_int_equal(finish(exec_start(vm, &config)).exit_code, 0);
+    assert_int_equal(vm_finish(vm_exec(vm, &config)).exit_code, 0);
     sm_vm_free(vm);
 }
 
@@ -367,8 +243,8 @@ static void expect_no_start(const char *mode, uint32_t timeout_ms, int code, con
 
     assert_int_equal(try_start(&vm, mode, timeout_ms), -code);
     assert_null(vm);
-    if (!strstr(err.text, words))
-        fail_msg("'%s' does not tell '%s'", err.text, words);
+    if (!strstr(vm_err.text, words))
+        fail_msg("'%s' does not tell '%s'", vm_err.text, words);
 }
 
 static void failed_starts_carry_evidence(void **state)
@@ -388,11 +264,11 @@ static void lost_machine_tells_its_reason(void **state)
 
     assert_int_equal(try_start(&vm, "lose", 30000), 0);
     config.args = ARGS("true");
-    if (sm_exec_start(&x, vm, &config, &err) == 0) {
-        assert_int_equal(sm_exec_wait(x, NULL, &err), -EIO);
+    if (sm_exec_start(&x, vm, &config, &vm_err) == 0) {
+        assert_int_equal(sm_exec_wait(x, NULL, &vm_err), -EIO);
         sm_exec_free(x);
     }
-    assert_non_null(strstr(err.text, "out of luck"));
+    assert_non_null(strstr(vm_err.text, "out of luck"));
     sm_vm_free(vm);
 }
 
@@ -404,12 +280,12 @@ static void stop_ends_commands(void **state)
     char tail[64];
 
     config.args = ARGS("sleep", "1000");
-    x = exec_start(vm, &config);
-    assert_int_equal(sm_vm_stop(vm, 10000, &err), 0);
-    assert_int_equal(sm_exec_wait(x, NULL, &err), -ESHUTDOWN);
-    assert_int_equal(sm_exec_start(&late, vm, &config, &err), -ESHUTDOWN);
-    assert_int_equal(sm_vm_dispatch(vm, 0, &err), -ESHUTDOWN);
-    assert_int_equal(sm_vm_console_tail(vm, tail, 8, &err), 8);
+    x = vm_exec(vm, &config);
+    assert_int_equal(sm_vm_stop(vm, 10000, &vm_err), 0);
+    assert_int_equal(sm_exec_wait(x, NULL, &vm_err), -ESHUTDOWN);
+    assert_int_equal(sm_exec_start(&late, vm, &config, &vm_err), -ESHUTDOWN);
+    assert_int_equal(sm_vm_dispatch(vm, 0, &vm_err), -ESHUTDOWN);
+    assert_int_equal(sm_vm_console_tail(vm, tail, 8, &vm_err), 8);
     assert_memory_equal(tail, "the end\n", 8);
     sm_exec_free(x);
     sm_vm_free(vm);
@@ -424,10 +300,10 @@ static void mute_guest_can_be_stopped(void **state)
 
     assert_int_equal(try_start(&vm, "mute", 30000), 0);
     config.args = ARGS("true");
-    x = exec_start(vm, &config);
-    assert_int_equal(sm_vm_dispatch(vm, 50, &err), 0);
-    assert_int_equal(sm_vm_stop(vm, 10000, &err), 0);
-    assert_int_equal(sm_exec_wait(x, NULL, &err), -ESHUTDOWN);
+    x = vm_exec(vm, &config);
+    assert_int_equal(sm_vm_dispatch(vm, 50, &vm_err), 0);
+    assert_int_equal(sm_vm_stop(vm, 10000, &vm_err), 0);
+    assert_int_equal(sm_exec_wait(x, NULL, &vm_err), -ESHUTDOWN);
     sm_exec_free(x);
     sm_vm_free(vm);
 }
@@ -443,16 +319,16 @@ static void figures_are_told(void **state)
     struct sm_vm *vm = start();
     char tail[64];
 
-    assert_int_equal(sm_vm_stats(vm, &stats, &err), 0);
+    assert_int_equal(sm_vm_stats(vm, &stats, &vm_err), 0);
     assert_int_equal(stats.setup_ns, 5);
     assert_int_equal(stats.uptime_ns, 6);
     assert_true(stats.start_ns > 0 && stats.worker_pid > 0);
     assert_string_equal(stats.sandbox, "seccomp");
     /* A program of an older header gets the fields it knows, and no more is written. */
-    assert_int_equal(sm_vm_stats(vm, (struct sm_vm_stats *)(void *)&older, &err), 0);
+    assert_int_equal(sm_vm_stats(vm, (struct sm_vm_stats *)(void *)&older, &vm_err), 0);
     assert_int_equal(older.canary, 77);
     assert_int_equal(older.size, 2 * sizeof(size_t));
-    assert_int_equal(sm_vm_console_tail(vm, tail, sizeof(tail), &err), 13);
+    assert_int_equal(sm_vm_console_tail(vm, tail, sizeof(tail), &vm_err), 13);
     sm_vm_free(vm);
 }
 
@@ -466,8 +342,8 @@ static void nothing_stays_open(void **state)
         struct sm_vm *vm = start();
 
         config.args = ARGS("true");
-        finish(exec_start(vm, &config));
-        finish(exec_start(vm, &config));
+        vm_finish(vm_exec(vm, &config));
+        vm_finish(vm_exec(vm, &config));
         sm_vm_free(vm);
     }
     after = dup(0);
@@ -494,5 +370,5 @@ int main(void)
         cmocka_unit_test(nothing_stays_open),
     };
 
-    return cmocka_run_group_tests(tests, set_up_all, tear_down_all);
+    return cmocka_run_group_tests(tests, vm_fixture_up, vm_fixture_down);
 }
