@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reliability gates: machines are saved at any moment while the guest check program is busy on all their processors, and
+every clone must be whole, each time. How often is in percent in GATES (checked.py).
+"""
+import pytest
+from checked import check_disk, lab, rounds, shelf  # noqa: F401: fixtures
+
+pytestmark = pytest.mark.kvm
+
+# How a machine is saved: stopped, running on, copied while it runs, as a diff.
+WAYS = ({"stop": True}, {}, {"live": True}, {"diff": True}, {"live": True, "diff": True})
+
+
+@pytest.mark.parametrize("vcpus, full", [(1, 300), (2, 100), (4, 50)])
+def test_bake_and_restore(lab, shelf, vcpus, full):
+    """A round: a machine that has itself been restored is saved while it is busy, and its clone verified; the machine
+    that runs on, too."""
+    booted = shelf.new()
+    parent = lab.boot(vcpus=vcpus)
+    parent.worker.save(booted, stop=True)
+    parent.stop()
+    for n in range(max(rounds(full), len(WAYS) if vcpus < 4 else 2)):
+        way = WAYS[n % len(WAYS)]
+        where = f"round {n}, saved with {way}"
+        saved = shelf.new()
+        parent = lab.restore(booted, vcpus=vcpus)
+        parent.verify()
+        parent.worker.save(saved, **way)
+        clone = lab.restore(saved, vcpus=vcpus, base=booted if way.get("diff") else None)
+        assert clone.verify().startswith("ok"), where
+        if not way.get("stop"):
+            assert parent.verify().startswith("ok"), where
+        parent.stop()
+        clone.stop()
+        shelf.drop(saved)
+
+
+def test_restores_of_one_snapshot(lab, shelf):
+    saved = shelf.new()
+    parent = lab.boot(mib=2)
+    parent.worker.save(saved, stop=True)
+    parent.stop()
+    for n in range(rounds(1000)):
+        clone = lab.restore(saved)
+        assert clone.verify().startswith("ok"), f"restore {n}"
+        clone.stop()
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_a_restore_of_a_restore(lab, shelf, vcpus):
+    """Twenty deep: each generation is saved and is the next one's parent."""
+    machine = lab.boot(vcpus=vcpus)
+    saved = None
+    for depth in range(max(3, rounds(20))):
+        last, saved = saved, shelf.new()
+        machine.worker.save(saved, stop=True)
+        machine.stop()
+        if last:
+            shelf.drop(last)
+        machine = lab.restore(saved, vcpus=vcpus)
+        assert machine.verify().startswith("ok"), f"at depth {depth}"
