@@ -412,12 +412,25 @@ static int check_draft(struct snapshot_draft *d, struct snapshot_meta *m, struct
     return r < 0 ? sm_error_set(err, -r, "the snapshot %.12s is not whole: %s", d->key, why.text) : 0;
 }
 
+static int check_exact(const struct snapshot_meta *got, const struct snapshot_meta *said, struct sm_error *err)
+{
+    if (got->state_crc != said->state_crc || got->state_bytes != said->state_bytes)
+        return sm_error_set(err, EBADMSG, "the state of the snapshot %.12s is not what was saved: the checksum differs",
+                            said->key);
+    if (got->memory_crc != said->memory_crc)
+        return sm_error_set(err, EBADMSG,
+                            "the memory of the snapshot %.12s is not what was saved: the checksum differs", said->key);
+    return 0;
+}
+
 int snapshot_draft_publish_as(struct snapshot_draft *d, const struct snapshot_meta *meta, bool force,
                               struct snapshot **ret, struct sm_error *err)
 {
     struct snapshot_meta m = *meta;
     int r = check_draft(d, &m, err);
 
+    if (r >= 0)
+        r = check_exact(&m, meta, err);
     if (r >= 0)
         r = sync_files(d, m.base[0], err);
     return r < 0 ? r : publish(d, &m, force, ret, err);
@@ -429,11 +442,15 @@ int snapshot_draft_publish(struct snapshot_draft *d, const struct snapshot_meta 
     struct snapshot_meta m = *meta;
     char cpu[SNAPSHOT_CPU_SIZE];
     time_t now = time(NULL);
+    int r;
 
     memcpy(m.key, d->key, sizeof(m.key));
     m.version = sm_version();
     m.arch = SNAPSHOT_ARCH;
     m.cpu = snapshot_cpu(cpu);
     m.created_s = now < 0 ? 0 : now;
-    return snapshot_draft_publish_as(d, &m, force, ret, err);
+    r = check_draft(d, &m, err);
+    if (r >= 0)
+        r = sync_files(d, m.base[0], err);
+    return r < 0 ? r : publish(d, &m, force, ret, err);
 }

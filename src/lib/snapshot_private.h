@@ -34,7 +34,10 @@ int snapshot_sum_file(int fd, const char *noun, uint64_t *ret_bytes, uint32_t *r
 int snapshot_measure(struct snapshot_meta *ret, const struct snapshot_meta *m, int state_fd, int memory_fd, int diff_fd,
                      struct sm_error *err);
 
-/* As snapshot_draft_publish, but all that is not about files is `meta`'s, and so is the key. */
+/*
+ * As snapshot_draft_publish, of a snapshot that was made before: `meta` is all its own, and full; the files must be
+ * what it says. d->key is the caller's to set.
+ */
 int snapshot_draft_publish_as(struct snapshot_draft *d, const struct snapshot_meta *meta, bool force,
                               struct snapshot **ret, struct sm_error *err);
 
