@@ -6,11 +6,13 @@
 
 #include "cli/command.h"
 
-#define COMMAND(verb) &command_##verb,
+#define COMMAND(verb)         &command_##verb,
+#define SUBCOMMAND(verb, sub) &command_##verb##_##sub,
 const struct command *const all_commands[] = {
 #include "cli/commands.def"
     NULL};
 #undef COMMAND
+#undef SUBCOMMAND
 
 const struct command *command_find(const char *name)
 {
@@ -18,6 +20,47 @@ const struct command *command_find(const char *name)
         if (strcmp((*c)->name, name) == 0)
             return *c;
     return NULL;
+}
+
+const char *command_word(const struct command *cmd)
+{
+    const char *space = strrchr(cmd->name, ' ');
+
+    return space ? space + 1 : cmd->name;
+}
+
+static bool is_below(const struct command *cmd, const struct command *group)
+{
+    size_t n = strlen(group->name);
+
+    return strncmp(cmd->name, group->name, n) == 0 && cmd->name[n] == ' ';
+}
+
+const struct command *command_below(const struct command *group, const struct command *after)
+{
+    bool passed = after == NULL;
+
+    for (const struct command *const *c = all_commands; *c; c++) {
+        if (passed && is_below(*c, group))
+            return *c;
+        passed = passed || *c == after;
+    }
+    return NULL;
+}
+
+const struct command *command_of_line(int argc, char **argv, int *ret_words)
+{
+    const struct command *found = argc > 0 && !strchr(argv[0], ' ') ? command_find(argv[0]) : NULL;
+
+    *ret_words = 1;
+    if (!found || !found->group || argc < 2)
+        return found;
+    for (const struct command *c = NULL; (c = command_below(found, c));)
+        if (strcmp(command_word(c), argv[1]) == 0) {
+            *ret_words = 2;
+            return c;
+        }
+    return found;
 }
 
 int complain(const char *fmt, ...)

@@ -12,24 +12,39 @@
 #define EXIT_TIMED_OUT 124
 
 struct command {
-    const char *name;
+    const char *name;     /* "run"; "snapshot ls": one below another */
     const char *operands; /* "IMAGE [COMMAND [ARG...]]" */
     const char *summary;  /* half a sentence, lower case */
     const char *about;    /* paragraphs, for help and the manual */
     const struct option_def *options;
     bool passes_on;           /* what is behind the first operand belongs to a workload: no options of ours there */
     const char *const *notes; /* pairs of heading and text, for the manual; NULL ends. NULL: none */
-    /* argv[0] is the verb. Returns the exit code. */
+    /* argv[0] is the verb, or its last word. Returns the exit code. */
     int (*run)(int argc, char **argv);
+    bool group; /* there are commands below it: its name and another word */
 };
 
-#define COMMAND(verb) extern const struct command command_##verb;
+#define COMMAND(verb)         extern const struct command command_##verb;
+#define SUBCOMMAND(verb, sub) extern const struct command command_##verb##_##sub;
 #include "cli/commands.def"
 #undef COMMAND
+#undef SUBCOMMAND
 
 extern const struct command *const all_commands[]; /* NULL ends */
 
 const struct command *command_find(const char *name);
+
+/*
+ * The command that a line begins with, in *ret_words words. Where the second one is none of a group's, the group. NULL:
+ * there is none.
+ */
+const struct command *command_of_line(int argc, char **argv, int *ret_words);
+
+/* The next one below `group` behind `after` (NULL: the first); NULL: no more. */
+const struct command *command_below(const struct command *group, const struct command *after);
+
+/* The name's last word. */
+const char *command_word(const struct command *cmd);
 
 /* "supermachine: ..." on stderr; returns EXIT_OURS. */
 int complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

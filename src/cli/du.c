@@ -60,6 +60,7 @@ static void print_parts(const struct sm_store_usage *u)
     } parts[] = {
         {"converted layers", u->layers, u->layer_bytes},
         {"merged file systems", u->file_systems, u->file_system_bytes},
+        {"snapshots", u->snapshots, u->snapshot_bytes},
         {"documents and compressed layers", u->blobs, u->blob_bytes},
         {"halves of cut pulls", u->partials, u->partial_bytes},
     };
@@ -93,6 +94,7 @@ static void print_json(const struct sm_store_usage *u, const struct sm_image_usa
            (unsigned long long)u->layer_bytes, u->file_systems, (unsigned long long)u->file_system_bytes);
     printf(",\"blobs\":{\"count\":%u,\"bytes\":%llu},\"partials\":{\"count\":%u,\"bytes\":%llu}", u->blobs,
            (unsigned long long)u->blob_bytes, u->partials, (unsigned long long)u->partial_bytes);
+    printf(",\"snapshots\":{\"count\":%u,\"bytes\":%llu}", u->snapshots, (unsigned long long)u->snapshot_bytes);
     printf(",\"total_bytes\":%llu,\"reclaimable_bytes\":%llu}\n", (unsigned long long)u->total_bytes,
            (unsigned long long)u->reclaimable_bytes);
 }
@@ -138,8 +140,10 @@ const struct command command_du = {
     .name = "du",
     .operands = "",
     .summary = "show what the store takes on disk",
-    .about = "Shows for each image how much of the disk it takes alone (what its removal would free) and together with "
-             "others, and the store's whole size. Images share layers, converted and compressed.",
+    .about =
+        "Shows for each image how much of the disk it takes alone (what its removal would free, its snapshots among "
+        "it) and together with others, and the store's whole size. Images share layers, converted and compressed. "
+        "'supermachine snapshot ls' tells the size of each snapshot.",
     .options = du_table,
     .run = run_du,
 };

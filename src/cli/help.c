@@ -1,13 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `supermachine help`: help texts, manual pages and shell completion, all from the command and option tables. */
+/*
+ * `supermachine help`: help texts, manual pages and shell completion.
+ *
+ * Theory of operation
+ *
+ * What: all of it comes from the command and option tables, so that it can't say what is not so. Options are told by
+ * name, whatever their order in a table, which may be put together of parts that commands share. A command below
+ * another ("snapshot ls") has its own help and manual page; its group's lists it.
+ *
+ * Limits: OPTIONS_MAX in a table, as options.c has it.
+ */
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/command.h"
 
-#define HELP_COLUMN 30 /* where an option's sentence begins */
-#define HELP_WIDTH  100
+#define HELP_COLUMN     30 /* where an option's sentence begins */
+#define HELP_WIDTH      100
+#define OVERVIEW_COLUMN 60
+#define OPTIONS_MAX     64
 
 struct help_options {
     bool man;
@@ -72,24 +85,54 @@ static void print_option(const struct option_def *def)
 
 static const struct option_def help_option = {"help", 'h', OPTION_ACCEPTED, 0, NULL, "Print this help"};
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const struct option_def *const *)a)->name, (*(const struct option_def *const *)b)->name);
+}
+
+/* A table's options by name, --help last. Returns how many. */
+static size_t sorted_options(const struct option_def *table, const struct option_def *ret[OPTIONS_MAX + 1])
+{
+    size_t n = 0;
+
+    for (; table->name && n < OPTIONS_MAX; table++)
+        ret[n++] = table;
+    qsort(ret, n, sizeof(*ret), by_name);
+    ret[n++] = &help_option;
+    return n;
+}
+
+static void print_line_of(const struct command *cmd)
+{
+    int n = printf("  supermachine %s%s%s", cmd->name, cmd->operands[0] ? " " : "", cmd->operands);
+
+    printf("%*s%s\n", n < OVERVIEW_COLUMN ? OVERVIEW_COLUMN - n : 2, "", cmd->summary);
+}
+
 void help_print_command(const struct command *cmd)
 {
-    printf("usage: supermachine %s [OPTION...]%s%s\n\n", cmd->name, cmd->operands[0] ? " " : "", cmd->operands);
+    const struct option_def *options[OPTIONS_MAX + 1];
+    size_t n = sorted_options(cmd->options, options);
+
+    printf("usage: supermachine %s %s%s%s\n\n", cmd->name, cmd->group ? "" : "[OPTION...]",
+           cmd->operands[0] && !cmd->group ? " " : "", cmd->operands);
     print_wrapped(cmd->about, 0, 0);
+    if (cmd->group) {
+        puts("\ncommands:");
+        for (const struct command *c = NULL; (c = command_below(cmd, c));)
+            print_line_of(c);
+    }
     puts("\noptions:");
-    for (const struct option_def *def = cmd->options; def->name; def++)
-        print_option(def);
-    print_option(&help_option);
+    for (size_t i = 0; i < n; i++)
+        print_option(options[i]);
 }
 
 static void print_overview(void)
 {
     puts("supermachine runs OCI images as hardware-isolated microVMs.\n\nusage:");
-    for (const struct command *const *c = all_commands; *c; c++) {
-        int n = printf("  supermachine %s%s%s", (*c)->name, (*c)->operands[0] ? " " : "", (*c)->operands);
-
-        printf("%*s%s\n", n < 58 ? 58 - n : 2, "", (*c)->summary);
-    }
+    for (const struct command *const *c = all_commands; *c; c++)
+        if (!(*c)->group)
+            print_line_of(*c);
     puts("\n'supermachine help COMMAND' tells more about one.");
 }
 
@@ -131,21 +174,44 @@ static void roff_option(const struct option_def *def)
     roff_text(def->help);
 }
 
+/* A command's name as a manual page has it: "supermachine-snapshot-ls". */
+static void roff_page(const struct command *cmd, bool upper)
+{
+    fputs(upper ? "SUPERMACHINE\\-" : "supermachine\\-", stdout);
+    for (const char *p = cmd->name; *p; p++)
+        *p == ' ' ? fputs("\\-", stdout) : putchar(upper ? toupper((unsigned char)*p) : *p);
+}
+
+/* An entry of a list of commands. */
+static void roff_command(const struct command *cmd)
+{
+    printf(".TP\n\\fB%s\\fR\n%s (see ", cmd->name, cmd->summary);
+    roff_page(cmd, false);
+    puts("(1))");
+}
+
 static void print_man(const struct command *cmd)
 {
-    printf(".TH SUPERMACHINE\\-");
-    for (const char *p = cmd->name; *p; p++)
-        putchar(toupper((unsigned char)*p));
+    const struct option_def *options[OPTIONS_MAX + 1];
+    size_t n = sorted_options(cmd->options, options);
+
+    printf(".TH ");
+    roff_page(cmd, true);
     printf(" 1 \"\" \"supermachine %s\" \"supermachine\"\n", sm_version());
-    printf(".SH NAME\nsupermachine\\-%s \\- %s\n", cmd->name, cmd->summary);
-    printf(".SH SYNOPSIS\n\\fBsupermachine %s\\fR [\\fIOPTION\\fR...] ", cmd->name);
+    printf(".SH NAME\n");
+    roff_page(cmd, false);
+    printf(" \\- %s\n", cmd->summary);
+    printf(".SH SYNOPSIS\n\\fBsupermachine %s\\fR %s", cmd->name, cmd->group ? "" : "[\\fIOPTION\\fR...] ");
     roff_text(cmd->operands);
     puts(".SH DESCRIPTION");
     roff_text(cmd->about);
+    if (cmd->group)
+        puts(".SH COMMANDS");
+    for (const struct command *c = NULL; cmd->group && (c = command_below(cmd, c));)
+        roff_command(c);
     puts(".SH OPTIONS");
-    for (const struct option_def *def = cmd->options; def->name; def++)
-        roff_option(def);
-    roff_option(&help_option);
+    for (size_t i = 0; i < n; i++)
+        roff_option(options[i]);
     for (const char *const *note = cmd->notes; note && note[0]; note += 2) {
         printf(".SH %s\n", note[0]);
         roff_text(note[1]);
@@ -160,25 +226,45 @@ static void print_overview_man(void)
          "\\fBsupermachine\\fR \\fICOMMAND\\fR [\\fIOPTION\\fR...] [\\fIARG\\fR...]\n.SH DESCRIPTION\n"
          "Runs an OCI image in a virtual machine of its own, with a kernel of its own, on KVM.\n.SH COMMANDS");
     for (const struct command *const *c = all_commands; *c; c++)
-        printf(".TP\n\\fB%s\\fR\n%s (see supermachine\\-%s(1))\n", (*c)->name, (*c)->summary, (*c)->name);
+        roff_command(*c);
 }
 
 /* ---- Completion ---- */
 
-/* "verb:--option) words='one two' ;;" */
+/* "'verb:--option') words='one two' ;;" */
 static void print_choices(const struct command *cmd, const struct option_def *def)
 {
-    printf("    %s:--%s) words='", cmd->name, def->name);
+    printf("    '%s:--%s') words='", cmd->name, def->name);
     for (const char *p = def->arg; *p; p++)
         putchar(*p == '|' ? ' ' : *p);
     puts("' ;;");
+}
+
+/* The first words, or with a group those behind it. */
+static void print_words(const struct command *group)
+{
+    const char *gap = "";
+
+    fputs("words='", stdout);
+    for (const struct command *const *c = all_commands; !group && *c; c++)
+        if (!strchr((*c)->name, ' ')) {
+            printf("%s%s", gap, (*c)->name);
+            gap = " ";
+        }
+    for (const struct command *c = NULL; group && (c = command_below(group, c)); gap = " ")
+        printf("%s%s", gap, command_word(c));
+    puts("'");
 }
 
 static void print_bash_completion(void)
 {
     puts("# bash completion for supermachine\n_supermachine()\n{\n"
          "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} words=\n"
-         "    case ${COMP_WORDS[1]}:$prev in");
+         "    local verb=${COMP_WORDS[1]} at=1\n    case $verb in");
+    for (const struct command *const *c = all_commands; *c; c++)
+        if ((*c)->group)
+            printf("    %s) at=2 verb=\"$verb ${COMP_WORDS[2]}\" ;;\n", (*c)->name);
+    puts("    esac\n    case $verb:$prev in");
     for (const struct command *const *c = all_commands; *c; c++)
         for (const struct option_def *def = (*c)->options; def->name; def++)
             if (def->kind == OPTION_CHOICE)
@@ -186,17 +272,26 @@ static void print_bash_completion(void)
     puts("    esac\n    if [ -n \"$words\" ]; then\n"
          "        mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n        return\n    fi\n"
          "    if [ \"$COMP_CWORD\" -eq 1 ]; then");
-    fputs("        words='", stdout);
+    fputs("        ", stdout);
+    print_words(NULL);
+    puts("    elif [ \"$COMP_CWORD\" -eq \"$at\" ]; then\n        case ${COMP_WORDS[1]} in");
     for (const struct command *const *c = all_commands; *c; c++)
-        printf("%s%s", c == all_commands ? "" : " ", (*c)->name);
-    puts("'\n    else\n        case ${COMP_WORDS[1]} in");
+        if ((*c)->group) {
+            printf("        %s) ", (*c)->name);
+            print_words(*c);
+            puts("            ;;");
+        }
+    puts("        esac\n    else\n        case $verb in");
     for (const struct command *const *c = all_commands; *c; c++) {
-        printf("        %s) words='", (*c)->name);
+        if ((*c)->group)
+            continue;
+        printf("        '%s') words='", (*c)->name);
         for (const struct option_def *def = (*c)->options; def->name; def++)
             printf("--%s ", def->name);
         puts("--help' ;;");
     }
-    puts("        esac\n    fi\n    case $cur in\n    -*) ;;\n    *) [ \"$COMP_CWORD\" -gt 1 ] && words= ;;\n    esac\n"
+    puts("        esac\n    fi\n    case $cur in\n    -*) ;;\n    *) [ \"$COMP_CWORD\" -gt \"$at\" ] && words= ;;\n    "
+         "esac\n"
          "    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n"
          "    [ -n \"$words\" ] || mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n}\n"
          "complete -o filenames -F _supermachine supermachine");
@@ -206,7 +301,7 @@ static int run_help(int argc, char **argv)
 {
     struct help_options o = {0};
     const struct command *cmd = NULL;
-    int first, code;
+    int first, words, code;
 
     if (!command_options(&command_help, argc, argv, &o, &first, &code))
         return code;
@@ -217,9 +312,10 @@ static int run_help(int argc, char **argv)
         return 0;
     }
     if (first < argc) {
-        cmd = command_find(argv[first]);
-        if (!cmd)
-            return complain("help: there is no command '%s': see 'supermachine help'", argv[first]);
+        cmd = command_of_line(argc - first, argv + first, &words);
+        if (!cmd || first + words < argc)
+            return complain("help: there is no command '%s%s%s': see 'supermachine help'", argv[first], cmd ? " " : "",
+                            cmd ? argv[first + words] : "");
     }
     if (o.man)
         cmd ? print_man(cmd) : print_overview_man();

@@ -7,16 +7,16 @@
 int main(int argc, char **argv)
 {
     const struct command *cmd;
-    const char *verb = argc > 1 ? argv[1] : "help";
+    int words;
 
-    if (strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0)
-        verb = "help";
-    if (strcmp(verb, "--version") == 0)
-        verb = "version";
-    cmd = command_find(verb);
-    if (!cmd)
-        return complain("there is no command '%s': see 'supermachine help'", verb);
     if (argc < 2)
         return command_help.run(1, (char *[]){"help", NULL});
-    return cmd->run(argc - 1, argv + 1);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+        return command_help.run(argc - 1, argv + 1);
+    if (strcmp(argv[1], "--version") == 0)
+        return command_version.run(argc - 1, argv + 1);
+    cmd = command_of_line(argc - 1, argv + 1, &words);
+    if (!cmd)
+        return complain("there is no command '%s': see 'supermachine help'", argv[1]);
+    return cmd->run(argc - words, argv + words);
 }

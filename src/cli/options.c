@@ -47,12 +47,14 @@ static int store_number(const struct option_def *def, void *at, const char *valu
         [OPTION_MEMORY] = "as in 512m or 2g; a number alone is MiB",
         [OPTION_COUNT] = "a whole number from 1 up",
         [OPTION_DURATION] = "as in 30s, 1m30s or 500ms; a number alone is seconds",
+        [OPTION_MS] = "as in 500, 500ms or 7s; a number alone is milliseconds",
         [OPTION_AGE] = "as in 7d, 12h or 2w; a number alone is seconds",
         [OPTION_SIZE] = "as in 500m or 10g; a number alone is bytes",
     };
     int r = def->kind == OPTION_MEMORY     ? value_memory(value, at)
             : def->kind == OPTION_COUNT    ? value_count(value, at)
             : def->kind == OPTION_DURATION ? value_duration(value, at)
+            : def->kind == OPTION_MS       ? value_ms(value, at)
             : def->kind == OPTION_AGE      ? value_age(value, at)
                                            : value_size(value, at);
 
@@ -100,6 +102,7 @@ static int store(const struct option_def *def, void *into, const char *value, ch
     case OPTION_MEMORY:
     case OPTION_COUNT:
     case OPTION_DURATION:
+    case OPTION_MS:
     case OPTION_AGE:
     case OPTION_SIZE:
         return store_number(def, at, value, why, why_size);

@@ -17,6 +17,7 @@ enum option_kind {
     OPTION_MEMORY,   /* uint32_t, MiB */
     OPTION_COUNT,    /* uint32_t, 1 and more */
     OPTION_DURATION, /* uint32_t, milliseconds */
+    OPTION_MS,       /* uint32_t, milliseconds; so is a number alone */
     OPTION_AGE,      /* uint32_t, seconds */
     OPTION_SIZE,     /* uint64_t, bytes */
     OPTION_CHOICE,   /* unsigned: which of the words in `arg`, "one|two|three", from 0 */

@@ -16,14 +16,14 @@ struct prune_options {
 #define AT(field) offsetof(struct prune_options, field)
 
 static const struct option_def prune_table[] = {
-    {"all", 'a', OPTION_FLAG, AT(all), NULL, "Remove images that have a name, too"},
+    {"all", 'a', OPTION_FLAG, AT(all), NULL, "Remove images that have a name and all snapshots, too"},
     {"dry-run", 'n', OPTION_FLAG, AT(dry_run), NULL, "Only tell what would go"},
     {"force", 'f', OPTION_FLAG, AT(force), NULL, "Don't ask"},
     {"json", 0, OPTION_FLAG, AT(json), NULL, "Print what was removed as one JSON object"},
     {"max-size", 0, OPTION_SIZE, AT(max_size), "SIZE",
      "Stop when the store takes no more than this, as in 500m or 10g; what was used least recently goes first"},
     {"older-than", 0, OPTION_AGE, AT(older_than), "TIME",
-     "Remove only what was not used for this time, as in 12h, 7d or 2w"},
+     "Remove only what was not used for this time, as in 12h, 7d or 2w; snapshots that can be made again among it"},
     {0},
 };
 
@@ -121,7 +121,9 @@ const struct command command_prune = {
     .operands = "",
     .summary = "make room in the store",
     .about = "Removes what no image needs (layers of images that were run from a layout, halves of pulls that were "
-             "cut), and images that have no name any more; with --all the others, too. On a terminal it asks first.",
+             "cut, snapshots of images that are gone), and images that have no name any more; with --all the others "
+             "and all snapshots, too. With --older-than or --max-size, snapshots that can be made again go before any "
+             "image does. On a terminal it asks first.",
     .options = prune_table,
     .notes = prune_notes,
     .run = run_prune,

@@ -13,20 +13,22 @@ struct registry_args {
     bool plain_http;
 };
 
-/* Their rows, for the table of a command whose options struct is `type` and has them as `registry`. */
+/* Their rows, for the table of a command whose options struct is `type` and has them as `at`. */
 /* clang-format off */
-#define REGISTRY_OPTIONS(type)                                                                                         \
-    {"auth-file", 0, OPTION_STRING, offsetof(type, registry.auth_file), "FILE",                                        \
+#define REGISTRY_OPTIONS_OF(type, at)                                                                                  \
+    {"auth-file", 0, OPTION_STRING, offsetof(type, at.auth_file), "FILE",                                              \
      "Look for the registry's user name and password here first (as in Docker's config.json)"},                        \
-    {"ca-file", 0, OPTION_STRING, offsetof(type, registry.ca_file), "FILE",                                            \
+    {"ca-file", 0, OPTION_STRING, offsetof(type, at.ca_file), "FILE",                                                  \
      "Trust these certificates (PEM), too, when a registry is asked"},                                                 \
-    {"cert-file", 0, OPTION_STRING, offsetof(type, registry.cert_file), "FILE",                                        \
+    {"cert-file", 0, OPTION_STRING, offsetof(type, at.cert_file), "FILE",                                              \
      "Show this certificate (PEM) to the registry"},                                                                   \
-    {"key-file", 0, OPTION_STRING, offsetof(type, registry.key_file), "FILE",                                          \
+    {"key-file", 0, OPTION_STRING, offsetof(type, at.key_file), "FILE",                                                \
      "The private key (PEM) of --cert-file"},                                                                          \
-    {"plain-http", 0, OPTION_FLAG, offsetof(type, registry.plain_http), NULL,                                          \
+    {"plain-http", 0, OPTION_FLAG, offsetof(type, at.plain_http), NULL,                                                \
      "Allow to talk to the registry without TLS: anybody on the way can read that"}
 /* clang-format on */
+
+#define REGISTRY_OPTIONS(type) REGISTRY_OPTIONS_OF(type, registry)
 
 void registry_args_fill(struct sm_registry_options *ret, const struct registry_args *a);
 

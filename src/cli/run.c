@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `supermachine run`: open the image, start a machine, run the command in it, end with its exit code.
+ * `supermachine run`: open the image (or a snapshot), start a machine, run the command in it, end with its
+ * exit code.
  *
  * Until the command runs, signals have their usual effect: we die, and the machine with us. From then on they are the
  * command's (attach.c).
@@ -11,95 +12,51 @@
 #include <unistd.h>
 
 #include "cli/attach.h"
-#include "cli/command.h"
-#include "cli/env.h"
-#include "cli/progress.h"
-#include "cli/registry_args.h"
+#include "cli/record.h"
+#include "cli/start_args.h"
+#include "cli/steps.h"
 #include "cli/tty.h"
 
 struct run_options {
-    bool interactive, quiet, tty, verbose;
-    struct string_list env, env_files;
-    const char *cwd, *user, *entrypoint, *hostname, *name, *kernel, *platform;
-    uint32_t memory_mib, cpus, timeout_ms, stop_timeout_ms, start_timeout_ms;
-    unsigned pull; /* index in pull_policies */
-    struct registry_args registry;
+    bool boot, interactive, tty, verbose;
+    const char *hostname, *name, *snapshot;
+    uint32_t timeout_ms, stop_timeout_ms;
+    struct start_args start;
 };
-
-/* In the order of --pull's words. */
-static const enum sm_pull_policy pull_policies[] = {SM_PULL_MISSING, SM_PULL_ALWAYS, SM_PULL_NEVER};
 
 #define AT(field) offsetof(struct run_options, field)
 
 static const struct option_def run_table[] = {
-    {"cpus", 0, OPTION_COUNT, AT(cpus), "N", "Processors of the machine, 1 to 16 (default 1)"},
-    {"entrypoint", 0, OPTION_STRING, AT(entrypoint), "PROGRAM",
-     "Run this instead of the image's ENTRYPOINT, and drop its CMD; \"\" drops both"},
-    {"env", 'e', OPTION_LIST, AT(env), "NAME[=VALUE]",
-     "Set an environment variable; without a value, as it is set here. May be given again"},
-    {"env-file", 0, OPTION_LIST, AT(env_files), "FILE",
-     "Set environment variables from a file of NAME=VALUE lines. May be given again; --env overrides"},
+    {"boot", 0, OPTION_FLAG, AT(boot), NULL,
+     "Boot the machine: snapshots are neither used nor made. With --verbose the guest's console is shown, too"},
     {"hostname", 0, OPTION_STRING, AT(hostname), "NAME",
      "Host name in the machine (default: twelve random hex digits)"},
     {"interactive", 'i', OPTION_FLAG, AT(interactive), NULL, "Send standard input to the command"},
-    {"kernel", 0, OPTION_STRING, AT(kernel), "FILE", "Boot this guest kernel, an ELF vmlinux"},
-    {"memory", 'm', OPTION_MEMORY, AT(memory_mib), "SIZE",
-     "Memory of the machine, as in 512m or 2g; a number alone is MiB (default 256m). Taken from the host as it is "
-     "used"},
-    {"name", 0, OPTION_STRING, AT(name), "NAME", "Name of the machine, used in messages"},
-    {"platform", 0, OPTION_STRING, AT(platform), "OS/ARCH[/VARIANT]",
-     "Choose this platform of the image (default: this host's)"},
-    {"pull", 0, OPTION_CHOICE, AT(pull), "missing|always|never",
-     "When to ask the image's registry: when the store does not have the image (the default), each time, or never"},
-    {"quiet", 'q', OPTION_FLAG, AT(quiet), NULL, "Show no progress while the image is fetched"},
+    {"name", 0, OPTION_STRING, AT(name), "NAME",
+     "Name of the machine, by which 'supermachine snapshot create' finds it, and used in messages"},
     {"rm", 0, OPTION_ACCEPTED, 0, NULL, "Accepted as Docker's: machines never leave anything behind"},
-    {"start-timeout", 0, OPTION_DURATION, AT(start_timeout_ms), "TIME",
-     "Give up when the guest has not come up after this time (default 60s)"},
+    {"snapshot", 0, OPTION_STRING, AT(snapshot), "NAME|DIR",
+     "Start from this snapshot, of the store or in a directory, with its image, memory and processors; there is no "
+     "IMAGE on the line then"},
     {"stop-timeout", 0, OPTION_DURATION, AT(stop_timeout_ms), "TIME",
      "After --timeout, time between the image's stop signal and SIGKILL (default 10s)"},
     {"timeout", 0, OPTION_DURATION, AT(timeout_ms), "TIME",
      "Stop the command after this time, as in 30s, 1m30s or 500ms; a number alone is seconds. The exit code is then "
      "124"},
     {"tty", 't', OPTION_FLAG, AT(tty), NULL, "Give the command a terminal"},
-    {"user", 'u', OPTION_STRING, AT(user), "USER[:GROUP]",
-     "User, by name or number, to run the command as (default: the image's, or root)"},
-    {"verbose", 'v', OPTION_FLAG, AT(verbose), NULL,
-     "Show the guest's console, its kernel's boot among it, on standard error"},
-    {"workdir", 'w', OPTION_STRING, AT(cwd), "DIR", "Working directory; made when it is missing"},
-    REGISTRY_OPTIONS(struct run_options),
+    {"verbose", 'v', OPTION_FLAG, AT(verbose), NULL, "Tell on standard error what is done to start the machine"},
+    START_OPTIONS(struct run_options),
     {0},
 };
 
 struct run {
     struct run_options o;
-    struct env_list env;
-    const char *entrypoint[2];
+    struct sm_exec_config command;
     struct sm_image *image;
+    struct sm_snapshot *snapshot;
     struct sm_vm *vm;
     struct sm_exec *exec;
 };
-
-static int read_environment(struct run *run)
-{
-    char why[ENV_WHY_MAX];
-
-    for (size_t i = 0; i < run->o.env_files.n; i++) {
-        const char *name = run->o.env_files.items[i];
-        FILE *f = fopen(name, "re");
-        int r;
-
-        if (!f)
-            return complain("--env-file: cannot open '%s': %s", name, strerror(errno));
-        r = env_read(&run->env, f, name, why);
-        fclose(f);
-        if (r < 0)
-            return complain("--env-file: %s", why);
-    }
-    for (size_t i = 0; i < run->o.env.n; i++)
-        if (env_add(&run->env, run->o.env.items[i], why) < 0)
-            return complain("--env: %s", why);
-    return 0;
-}
 
 static int check_terminal(const struct run_options *o)
 {
@@ -114,76 +71,56 @@ static void show_console(void *ctx, const char *data, size_t len)
     fwrite(data, 1, len, stderr);
 }
 
-static int open_image(struct run *run, const char *ref)
+/* Everything about the command, so that what is baked is what is run. */
+static void describe_command(struct run *run, char **argv)
 {
-    struct sm_image_options options = SM_IMAGE_OPTIONS_INIT;
-    struct sm_registry_options registry;
-    struct sm_error err = SM_ERROR_INIT;
-    struct progress progress = {0};
+    struct sm_exec_config *c = &run->command;
 
-    registry_args_fill(&registry, &run->o.registry);
-    options.registry = &registry;
-    options.pull = pull_policies[run->o.pull];
-    options.platform = run->o.platform;
-    progress_begin(&progress, run->o.quiet, ref, &options.event, &options.event_ctx);
-    if (sm_image_open(&run->image, ref, &options, &err) < 0)
-        return progress_failed(&progress, &err);
-    progress_end(&progress);
-    return 0;
+    *c = (struct sm_exec_config)SM_EXEC_CONFIG_INIT;
+    start_args_command(&run->o.start, argv, c);
+    c->tty = run->o.tty;
+    c->timeout_ms = run->o.timeout_ms;
+    c->grace_ms = run->o.stop_timeout_ms;
+    c->in = run->o.interactive ? STDIN_FILENO : -1;
+    c->out = STDOUT_FILENO;
+    c->err = STDERR_FILENO;
 }
 
-/* The command; its lists are `run`'s and the caller's. */
-static struct sm_exec_config command_config(struct run *run, char **argv)
+static int start_machine(struct run *run, const char *label)
 {
-    struct sm_exec_config config = SM_EXEC_CONFIG_INIT;
-
-    config.cmd = argv[0] ? (const char *const *)argv : NULL;
-    if (run->o.entrypoint) {
-        run->entrypoint[0] = run->o.entrypoint[0] ? run->o.entrypoint : NULL;
-        config.entrypoint = run->entrypoint;
-    }
-    config.env = (const char *const *)run->env.items;
-    config.cwd = run->o.cwd;
-    config.user = run->o.user;
-    config.tty = run->o.tty;
-    config.timeout_ms = run->o.timeout_ms;
-    config.grace_ms = run->o.stop_timeout_ms;
-    config.in = run->o.interactive ? STDIN_FILENO : -1;
-    config.out = STDOUT_FILENO;
-    config.err = STDERR_FILENO;
-    return config;
-}
-
-static int start_machine(struct run *run, char **argv)
-{
-    const struct sm_exec_config workload = command_config(run, argv);
     struct sm_bake_config bake = SM_BAKE_CONFIG_INIT;
     struct sm_vm_config config = SM_VM_CONFIG_INIT;
     struct sm_error err = SM_ERROR_INIT;
+    struct steps steps;
+    int r, code = start_args_machine(&run->o.start, &run->command, &config, &bake);
 
-    bake.workload = &workload;
-    config.bake = &bake;
+    if (code)
+        return code;
     config.name = run->o.name;
+    config.share = run->o.name != NULL;
     config.hostname = run->o.hostname;
-    config.memory_mib = run->o.memory_mib;
-    config.vcpus = run->o.cpus;
-    config.kernel = run->o.kernel;
-    config.start_timeout_ms = run->o.start_timeout_ms;
-    if (run->o.verbose)
+    config.boot = run->o.boot;
+    if (run->o.verbose && run->o.boot)
         config.console = show_console;
-    return sm_vm_start(&run->vm, run->image, &config, &err) < 0 ? complain("%s", err.text) : 0;
+    steps_begin(&steps, run->o.start.quiet, run->o.verbose, label, &config);
+    r = run->snapshot ? sm_vm_restore(&run->vm, run->snapshot, &config, &err)
+                      : sm_vm_start(&run->vm, run->image, &config, &err);
+    steps_end(&steps);
+    if (r < 0)
+        return complain("%s", err.text);
+    steps_started(&steps, run->vm);
+    return 0;
 }
 
-static int start_command(struct run *run, char **argv)
+static int start_command(struct run *run)
 {
-    struct sm_exec_config config = command_config(run, argv);
     struct sm_error err = SM_ERROR_INIT;
 
-    if (run->o.tty && !tty_size(STDOUT_FILENO, &config.rows, &config.cols))
-        tty_size(STDIN_FILENO, &config.rows, &config.cols);
+    if (run->o.tty && !tty_size(STDOUT_FILENO, &run->command.rows, &run->command.cols))
+        tty_size(STDIN_FILENO, &run->command.rows, &run->command.cols);
     if (attach_begin(run->o.tty) < 0)
         return complain("cannot take signals: %s", strerror(errno));
-    if (sm_exec_start(&run->exec, run->vm, &config, &err) < 0)
+    if (sm_exec_start(&run->exec, run->vm, &run->command, &err) < 0)
         return complain("%s", err.text);
     if (run->o.tty && run->o.interactive && tty_set(STDIN_FILENO, TTY_RAW) < 0)
         return complain("cannot set the terminal: %s", strerror(errno));
@@ -209,6 +146,42 @@ static int wait_for_end(struct run *run)
     return EXIT_TIMED_OUT;
 }
 
+/* What --snapshot decides already. */
+static int check_snapshot(const struct run_options *o)
+{
+    const struct start_args *s = &o->start;
+    const char *other = o->boot               ? "--boot"
+                        : s->memory_mib       ? "--memory"
+                        : s->cpus             ? "--cpus"
+                        : s->kernel           ? "--kernel"
+                        : s->trigger          ? "--trigger"
+                        : s->require_listener ? "--require-listener"
+                        : s->warmup           ? "--warmup"
+                        : s->tag              ? "--tag"
+                        : s->extra_files.n    ? "--extra-file"
+                        : s->no_base          ? "--no-base"
+                                              : NULL;
+
+    if (other)
+        return complain("run: a snapshot is as it is: %s cannot be given with --snapshot", other);
+    return 0;
+}
+
+static int open_snapshot(struct run *run)
+{
+    struct sm_error err = SM_ERROR_INIT;
+    struct sm_store *store;
+    int r, code = check_snapshot(&run->o);
+
+    if (code == 0)
+        code = store_open(&store);
+    if (code)
+        return code;
+    r = sm_snapshot_open(&run->snapshot, store, run->o.snapshot, &err);
+    sm_store_free(store);
+    return r < 0 ? complain("%s", err.text) : 0;
+}
+
 static int run_run(int argc, char **argv)
 {
     struct run run = {0};
@@ -216,35 +189,37 @@ static int run_run(int argc, char **argv)
 
     if (!command_options(&command_run, argc, argv, &run.o, &first, &code))
         goto out;
-    if (first == argc) {
+    if (first == argc && !run.o.snapshot) {
         code = complain("run: which image? See 'supermachine run --help'");
         goto out;
     }
     code = check_terminal(&run.o);
     if (code == 0)
-        code = read_environment(&run);
+        code = start_args_read(&run.o.start);
     if (code == 0)
-        code = open_image(&run, argv[first]);
+        code = run.o.snapshot ? open_snapshot(&run) : start_args_open(&run.o.start, argv[first], &run.image);
+    if (code == 0) {
+        describe_command(&run, argv + first + (run.o.snapshot ? 0 : 1));
+        code = start_machine(&run, run.o.snapshot ? run.o.snapshot : argv[first]);
+    }
     if (code == 0)
-        code = start_machine(&run, argv + first + 1);
-    if (code == 0)
-        code = start_command(&run, argv + first + 1);
+        code = start_command(&run);
     if (code == 0) {
         code = wait_for_end(&run);
         sm_vm_settle(run.vm);
         /* Our death is the machine's (see sm_vm_start); waiting until its memory is given back takes longer than the
-           rest of the end, and nobody needs it. */
+           rest of the end, and nobody needs it. A name is given up. */
         fflush(NULL);
-        _exit(code);
+        if (!run.o.name)
+            _exit(code);
     }
 out:
     tty_restore();
     sm_exec_free(run.exec);
     sm_vm_free(run.vm);
+    sm_snapshot_free(run.snapshot);
     sm_image_free(run.image);
-    env_list_done(&run.env);
-    string_list_done(&run.o.env);
-    string_list_done(&run.o.env_files);
+    start_args_done(&run.o.start);
     return code;
 }
 
@@ -265,6 +240,7 @@ static const char *const run_notes[] = {
     "~/.local/share/supermachine).\n\n"
     "SUPERMACHINE_KERNEL, SUPERMACHINE_INITRAMFS, SUPERMACHINE_VMM: the guest's kernel and agent and the worker, "
     "instead of the installed ones.",
+    TRIGGER_NOTES,
     REGISTRY_NOTES,
     "EXAMPLES",
     "supermachine run debian cat /etc/os-release\n\n"
@@ -284,7 +260,9 @@ const struct command command_run = {
         "ends.\n\nIMAGE is a name as for Docker (nginx, user/app:tag, host:5000/app, name@sha256:...), fetched from "
         "its registry when the store does not have it; or the id of an image in the store; or oci:DIR or oci:DIR:TAG "
         "(an OCI layout directory), oci-archive:FILE, docker-archive:FILE (what 'docker save' writes; \"-\" is "
-        "standard input).",
+        "standard input).\n\nThe first run of an image bakes it: the machine is saved at a good moment, before it goes "
+        "on. Later runs restore that snapshot, in a time that does not depend on the memory's size. What makes a "
+        "difference to it (image, memory, processors, kernel, trigger, extra files, ...) has a snapshot of its own.",
     .options = run_table,
     .passes_on = true,
     .notes = run_notes,

@@ -1,17 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `supermachine save`: images as an archive. */
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "cli/command.h"
 #include "cli/progress.h"
 #include "cli/record.h"
 #include "cli/registry_args.h"
+#include "cli/target.h"
 
 struct save_options {
     bool quiet;
@@ -31,57 +24,6 @@ static const struct option_def save_table[] = {
     {0},
 };
 
-/* Where the archive goes. A file is written beside its place and renamed into it. */
-struct target {
-    const char *file; /* NULL: standard output */
-    char *temporary;  /* NULL: none */
-    int fd;
-};
-
-static int target_open(struct target *t, const char *file)
-{
-    struct stat st;
-
-    *t = (struct target){.file = file, .fd = STDOUT_FILENO};
-    if (!file)
-        return isatty(STDOUT_FILENO) ? complain("save: an archive is nothing for a terminal: name a file with -o, or "
-                                                "redirect standard output")
-                                     : 0;
-    /* What is no file (a pipe, a device) can't be replaced by one. */
-    if (stat(file, &st) == 0 && !S_ISREG(st.st_mode)) {
-        t->fd = open(file, O_WRONLY | O_CLOEXEC);
-        return t->fd < 0 ? complain("cannot write to '%s': %s", file, strerror(errno)) : 0;
-    }
-    if (asprintf(&t->temporary, "%s.XXXXXX", file) < 0) {
-        t->temporary = NULL;
-        return complain("out of memory");
-    }
-    t->fd = mkostemp(t->temporary, O_CLOEXEC);
-    if (t->fd >= 0)
-        return 0;
-    complain("cannot make a file beside '%s': %s", file, strerror(errno));
-    free(t->temporary);
-    t->temporary = NULL;
-    return EXIT_OURS;
-}
-
-/* `code`: how it went so far; returns how it went. */
-static int target_close(struct target *t, int code)
-{
-    mode_t mask = umask(0);
-
-    umask(mask);
-    if (t->temporary && code == 0 &&
-        (fchmod(t->fd, 0666 & ~mask) < 0 || fsync(t->fd) < 0 || rename(t->temporary, t->file) < 0))
-        code = complain("cannot write '%s': %s", t->file, strerror(errno));
-    if (t->temporary && code != 0)
-        unlink(t->temporary);
-    if (t->file && t->fd >= 0)
-        close(t->fd);
-    free(t->temporary);
-    return code;
-}
-
 static int save(const struct save_options *o, struct sm_store *store, char **names, struct target *t)
 {
     struct sm_save_options options = SM_SAVE_OPTIONS_INIT;
@@ -94,8 +36,7 @@ static int save(const struct save_options *o, struct sm_store *store, char **nam
     options.platform = o->platform;
     progress_begin(&progress, o->quiet, names[0], &options.event, &options.event_ctx);
     if (sm_store_save(store, (const char *const *)names, t->fd, &options, &err) < 0) {
-        if (t->temporary)
-            unlink(t->temporary); /* after Ctrl-C nobody else does */
+        target_drop(t); /* after Ctrl-C nobody else does */
         return progress_failed(&progress, &err);
     }
     progress_end(&progress);
@@ -116,7 +57,7 @@ static int run_save(int argc, char **argv)
     code = store_open(&store);
     if (code)
         return code;
-    code = target_open(&target, o.output);
+    code = target_open(&target, "save", o.output);
     if (code == 0)
         code = target_close(&target, save(&o, store, argv + first, &target));
     sm_store_free(store);

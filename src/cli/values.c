@@ -155,6 +155,22 @@ int value_duration(const char *text, uint32_t *ret_ms)
     return r;
 }
 
+int value_ms(const char *text, uint32_t *ret_ms)
+{
+    const char *p = text;
+    uint64_t ms;
+    int r = digits(&p, &ms);
+
+    if (r < 0)
+        return r;
+    if (*p) /* with a unit, then; "1.5" would be seconds there */
+        return text[strspn(text, "0123456789.")] ? value_duration(text, ret_ms) : -EINVAL;
+    if (ms == 0 || ms > MAX_DURATION_MS)
+        return -ERANGE;
+    *ret_ms = (uint32_t)ms;
+    return 0;
+}
+
 int value_age(const char *text, uint32_t *ret_s)
 {
     uint64_t ms;

@@ -14,7 +14,10 @@ int value_memory(const char *text, uint32_t *ret_mib);
 /* "10" (seconds), "1.5s", "500ms", "1m30s", "2h", "7d". At least 1 ms, at most 30 days. */
 int value_duration(const char *text, uint32_t *ret_ms);
 
-/* The same for long times, in seconds: "7d", "2w", "12h". At least 1 s, at most 100 years. */
+/* The same where a number alone is milliseconds. */
+int value_ms(const char *text, uint32_t *ret_ms);
+
+/* As value_duration for long times, in seconds: "7d", "2w", "12h". At least 1 s, at most 100 years. */
 int value_age(const char *text, uint32_t *ret_s);
 
 /* "500m", "10g", as value_memory; a number alone is bytes. At least 1. */

@@ -8,42 +8,55 @@ import pytest
 
 from conftest import OUT, ROOT, needs_program, refused
 
-VERBS = tuple(re.findall(r"^COMMAND\((\w+)\)$", (ROOT / "src/cli/commands.def").read_text(), re.MULTILINE))
+TABLE = (ROOT / "src/cli/commands.def").read_text()
+SUBVERBS = tuple(" ".join(words) for words in re.findall(r"^SUBCOMMAND\((\w+), (\w+)\)$", TABLE, re.MULTILINE))
+VERBS = (*re.findall(r"^COMMAND\((\w+)\)$", TABLE, re.MULTILINE), *SUBVERBS)
+GROUPS = {verb.split()[0] for verb in SUBVERBS}
 STORE_VERBS = {"pull", "images", "inspect", "history", "tag", "rmi", "prune", "save", "load", "du", "fsck"}
 
 
 def test_verbs_are_there():
-    assert {"run", "doctor", "version", "help"} | STORE_VERBS == set(VERBS)
+    assert {"run", "bake", "setup", "snapshot", "doctor", "version", "help"} | STORE_VERBS == set(VERBS) - set(SUBVERBS)
+    assert {f"snapshot {verb}" for verb in ("create", "ls", "inspect", "rm", "verify")} == set(SUBVERBS)
 
 
 def test_overview_names_all_commands(sm):
     for args in ((), ("help",), ("--help",), ("-h",)):
         result = sm(*args)
         assert result.returncode == 0 and result.stderr == b""
-        for verb in VERBS:
+        for verb in set(VERBS) - GROUPS:
             assert f"supermachine {verb}" in result.stdout.decode()
+
+
+def test_help_of_a_group_names_what_is_below(sm):
+    text = sm("snapshot", "--help").stdout.decode()
+    for verb in SUBVERBS:
+        assert f"supermachine {verb}" in text
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_command(sm, verb):
-    result = sm(verb, "--help")
+    result = sm(*verb.split(), "--help")
     assert result.returncode == 0
     text = result.stdout.decode()
     assert text.startswith(f"usage: supermachine {verb} ")
     assert "--help" in text
     assert all(len(line) <= 100 for line in text.splitlines())
-    assert sm("help", verb).stdout == result.stdout
+    assert sm("help", *verb.split()).stdout == result.stdout
+    options = re.findall(r"^  (?:-\w, |    )--([\w-]+)", text, re.MULTILINE)
+    assert options == [*sorted(set(options) - {"help"}), "help"]
 
 
 def test_run_help_has_what_docker_users_look_for(sm):
     text = sm("run", "--help").stdout.decode()
     for option in ("-i, --interactive", "-t, --tty", "-e, --env", "--env-file", "-w, --workdir", "-u, --user",
                    "--entrypoint", "-m, --memory", "--cpus", "--hostname", "--name", "--rm", "--timeout", "--kernel",
-                   "-v, --verbose", "--pull missing|always|never", "--platform"):
+                   "-v, --verbose", "--pull missing|always|never", "--platform", "--boot", "--snapshot NAME|DIR",
+                   "--trigger WHEN", "--require-listener", "--extra-file FILE:PATH", "--no-base"):
         assert option in text, option
 
 
-@pytest.mark.parametrize("verb", ["run", "pull", "save", "fsck"])
+@pytest.mark.parametrize("verb", ["run", "bake", "pull", "save", "fsck"])
 def test_who_talks_to_registries_has_their_options(sm, verb):
     text = sm(verb, "--help").stdout.decode()
     for option in ("--auth-file FILE", "--ca-file FILE", "--cert-file FILE", "--key-file FILE", "--plain-http"):
@@ -102,6 +115,30 @@ def test_doctor_finds_a_bad_kernel(sm, tmp_path):
     (("run", "--env-file", "/nowhere/file", "oci:x"), "cannot open '/nowhere/file'"),
     (("run", "-it", "oci:x"), "standard input is none"),
     (("run", "--pull", "sometimes", "x"), "--pull: 'sometimes' is not understood: give one of missing"),
+    (("run", "--trigger", "now", "x"), "--trigger: 'now' is not understood"),
+    (("run", "--trigger", "after=", "x"), "--trigger: 'after=' is not understood"),
+    (("run", "--trigger", "heartbeat=x", "x"), "--trigger: 'heartbeat=x' is not understood"),
+    (("run", "--trigger", "pre-exec", "--require-listener", "x"), "waits for no listener"),
+    (("run", "--after", "0", "x"), "--after: '0' is out of range: give as in 500"),
+    (("run", "--extra-file", "relative:path", "x"), "--extra-file: 'relative:path' is not understood"),
+    (("run", "--extra-file", ":/etc/x", "x"), "--extra-file: ':/etc/x' is not understood"),
+    (("run", "--snapshot", "x", "-m", "1g"), "--memory cannot be given with --snapshot"),
+    (("run", "--snapshot", "x", "--boot"), "--boot cannot be given with --snapshot"),
+    (("bake",), "which image"),
+    (("bake", "--trigger", "soon", "x"), "--trigger: 'soon'"),
+    (("setup", "x"), "one word too many"),
+    (("snapshot",), "what is to be done"),
+    (("snapshot", "fly"), "no command 'snapshot fly'"),
+    (("snapshot", "create"), "name a machine"),
+    (("snapshot", "create", "a", "b", "c"), "name a machine"),
+    (("snapshot", "create", "a/b"), "'a/b' is not the name of a machine"),
+    (("snapshot", "create", "nobody"), "no machine named 'nobody' runs"),
+    (("snapshot", "ls", "x"), "one word too many"),
+    (("snapshot", "inspect"), "which snapshot"),
+    (("snapshot", "rm"), "which snapshot"),
+    (("snapshot", "verify"), "which snapshot"),
+    (("help", "snapshot", "fly"), "no command 'snapshot fly'"),
+    (("help", "run", "fast"), "no command 'run fast'"),
     (("pull",), "name one image"),
     (("pull", "a", "b"), "name one image"),
     (("pull", "oci:x"), "not in a registry"),
@@ -133,7 +170,7 @@ def test_bad_env_file_names_its_line(sm, tmp_path):
 
 @pytest.mark.parametrize("verb", [None, *VERBS])
 def test_manual_pages_are_clean(sm, verb):
-    result = sm("help", "--man", *([verb] if verb else []))
+    result = sm("help", "--man", *(verb.split() if verb else []))
     assert result.returncode == 0
     assert result.stdout.startswith(b".TH SUPERMACHINE")
     groff = needs_program("groff")
@@ -154,6 +191,9 @@ def test_bash_completion_completes(sm):
     assert "--entrypoint" in complete("run --en", 2)
     assert complete("run --pull ''", 3) == ["missing", "always", "never"]
     assert complete("run --pull n", 3) == ["never"]
+    assert complete("snapshot ''", 2) == ["create", "ls", "inspect", "rm", "verify"]
+    assert complete("snapshot create --st", 3) == ["--stop"]
+    assert complete("snap", 1) == ["snapshot"]
 
 
 def test_shared_library_exports_its_interface_only(built):

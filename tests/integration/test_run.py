@@ -218,7 +218,7 @@ def test_timeout_kills_what_ignores_the_stop_signal(sm, busybox):
 
 
 def test_verbose_shows_the_boot(sm, busybox):
-    result = sm("run", "-v", busybox, "echo", "hi")
+    result = sm("run", "--boot", "-v", busybox, "echo", "hi")
     assert result.stdout == b"hi\n"
     assert b"Linux version" in result.stderr
 

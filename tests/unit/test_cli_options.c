@@ -186,6 +186,45 @@ static void tables_are_sound(void **state)
     assert_null(command_find("nothing"));
 }
 
+static const struct command *of_line(int n, const char *a, const char *b, const char *c, int *words)
+{
+    char text[3][32];
+    char *line[] = {text[0], text[1], text[2], NULL};
+
+    snprintf(text[0], sizeof(text[0]), "%s", a);
+    snprintf(text[1], sizeof(text[1]), "%s", b);
+    snprintf(text[2], sizeof(text[2]), "%s", c);
+    line[n] = NULL;
+    return command_of_line(n, line, words);
+}
+
+/* A command below another is two words; what is none of them is the group's to refuse. */
+static void commands_have_one_word_or_two(void **state)
+{
+    int words;
+
+    assert_string_equal(of_line(1, "run", "", "", &words)->name, "run");
+    assert_int_equal(words, 1);
+    assert_string_equal(of_line(2, "run", "create", "", &words)->name, "run");
+    assert_int_equal(words, 1);
+    assert_string_equal(of_line(3, "snapshot", "create", "web", &words)->name, "snapshot create");
+    assert_int_equal(words, 2);
+    assert_string_equal(of_line(2, "snapshot", "fly", "", &words)->name, "snapshot");
+    assert_int_equal(words, 1);
+    assert_string_equal(of_line(1, "snapshot", "", "", &words)->name, "snapshot");
+    assert_null(of_line(2, "fly", "create", "", &words));
+    assert_null(of_line(1, "snapshot create", "", "", &words));
+    assert_null(of_line(0, "", "", "", &words));
+    for (const struct command *const *c = all_commands; *c; c++) {
+        const struct command *below = command_below(*c, NULL);
+
+        assert_int_equal((*c)->group, below != NULL);
+        assert_string_equal(command_word(*c), strchr((*c)->name, ' ') ? strchr((*c)->name, ' ') + 1 : (*c)->name);
+        for (; below; below = command_below(*c, below))
+            assert_memory_equal(below->name, (*c)->name, strlen((*c)->name));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -197,6 +236,7 @@ int main(void)
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(help_is_always_known),
         cmocka_unit_test(tables_are_sound),
+        cmocka_unit_test(commands_have_one_word_or_two),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

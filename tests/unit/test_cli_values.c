@@ -115,13 +115,34 @@ static void counts_are_whole(void **state)
     assert_int_equal(value_count("4294967296", &v), -ERANGE);
 }
 
+static void milliseconds_are_understood(void **state)
+{
+    static const char *const bad[] = {"", "ms", "-1", "1x", "1.5", " 5", "5 "};
+    uint32_t v = 7;
+
+    assert_int_equal(value_ms("500", &v), 0);
+    assert_int_equal(v, 500);
+    assert_int_equal(value_ms("500ms", &v), 0);
+    assert_int_equal(v, 500);
+    assert_int_equal(value_ms("1.5s", &v), 0);
+    assert_int_equal(v, 1500);
+    assert_int_equal(value_ms("7m", &v), 0);
+    assert_int_equal(v, 420000);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_int_equal(value_ms(bad[i], &v), -EINVAL);
+    assert_int_equal(value_ms("0", &v), -ERANGE);
+    assert_int_equal(value_ms("99999999999", &v), -ERANGE);
+    assert_int_equal(value_ms("99999999999999999999999", &v), -ERANGE);
+    assert_int_equal(v, 420000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_is_understood),     cmocka_unit_test(bad_memory_is_refused),
         cmocka_unit_test(durations_are_understood), cmocka_unit_test(bad_durations_are_refused),
         cmocka_unit_test(ages_are_understood),      cmocka_unit_test(sizes_are_bytes),
-        cmocka_unit_test(counts_are_whole),
+        cmocka_unit_test(counts_are_whole),         cmocka_unit_test(milliseconds_are_understood),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
