@@ -110,8 +110,10 @@ def merged(base, diff):
 
 
 def same(a, b):
+    if a == b:
+        return
     differ = [n for n in range(len(a) // PAGE) if a[n * PAGE:(n + 1) * PAGE] != b[n * PAGE:(n + 1) * PAGE]]
-    assert len(a) == len(b) and not differ, f"{len(differ)} pages differ, the first is {differ[0]}"
+    pytest.fail(f"{len(a)} and {len(b)} bytes; {len(differ)} pages differ, at first {differ[:5]}")
 
 
 def blocks(path):
@@ -133,7 +135,7 @@ def test_a_full_snapshot_is_the_machine(machine, shelf):
 
 def test_full_is_base_and_diff(machine, shelf):
     base, first, second = shelf("base"), shelf("first"), shelf("second")
-    machine(mib=24).save(base)
+    machine().save(base)
     clone = machine(snapshot=base)
     clone.save(first, diff=True)
     child = machine(snapshot=first, base=base)
@@ -143,34 +145,33 @@ def test_full_is_base_and_diff(machine, shelf):
 
 
 def test_a_diff_holds_what_was_written(machine, shelf):
-    """A guest that writes 8 of 512 MiB: its diff is that and no more."""
+    """A guest that writes 4 of 512 MiB: its diff is that and no more."""
     base, diff = shelf("base"), shelf("diff")
-    machine(memory=512, mib=10).save(base, stop=True)
+    machine(memory=512, mib=6).save(base, stop=True)
     clone = machine(memory=512, snapshot=base)
     clone.event("lifecycle", 30)  # a whole round at least
     clone.save(diff, diff=True, stop=True)
-    assert 7 * MIB < blocks(diff / "memory") < 9 * MIB
+    assert 4 * MIB <= blocks(diff / "memory") < 5 * MIB
     assert len(runs(diff / "diff")) < 10
 
 
 @pytest.mark.parametrize("of_clone", [False, True], ids=["booted", "clone"])
 def test_a_live_save_is_exact(machine, shelf, of_clone):
     base, saved = shelf("base"), shelf("saved")
-    worker = machine(memory=64, mib=48)
+    worker = machine(mib=12)
     if of_clone:
         worker.save(base, stop=True)
-        worker = machine(memory=64, snapshot=base)
+        worker = machine(snapshot=base)
     said = worker.save(saved, live=True, stop=True, diff=of_clone)
-    same(merged(base, saved) if of_clone else (saved / "memory").read_bytes(), memory_of(worker, 64 * MIB))
+    same(merged(base, saved) if of_clone else (saved / "memory").read_bytes(), memory_of(worker, 32 * MIB))
     assert 0 < said["pause_ns"] <= said["total_ns"]
     if TESTBED:
         assert said["live_pages"] > 1000
-    clone = machine(memory=64, snapshot=saved, base=base if of_clone else None)
-    assert clone.stats()["memory"] == 64 * MIB
+    machine(snapshot=saved, base=base if of_clone else None)
 
 
 def test_the_worker_answers_during_a_live_save(machine, shelf):
-    worker = machine(memory=512, mib=400)
+    worker = machine(memory=64, mib=32)
     fds = w.snapshot_files(shelf("saved"), False)
     save = worker.send(w.SAVE, struct.pack("<I", w.SAVE_LIVE), fds)
     stats = worker.send(w.STATS)
@@ -189,7 +190,7 @@ def test_the_worker_answers_during_a_live_save(machine, shelf):
 
 
 def test_the_end_of_the_machine_ends_a_live_save(machine, shelf):
-    worker = machine(memory=512, mib=400)
+    worker = machine(memory=64, mib=32)
     fds = w.snapshot_files(shelf("saved"), False)
     save = worker.send(w.SAVE, struct.pack("<I", w.SAVE_LIVE), fds)
     worker.send(w.STOP)
@@ -212,12 +213,12 @@ def test_a_diff_needs_a_base(machine, shelf):
 
 def test_touched_pages_are_listed(machine, shelf, tmp_path):
     base = shelf("base")
-    machine(memory=256, mib=10).save(base, stop=True)
+    machine(memory=256, mib=6).save(base, stop=True)
     clone = machine(memory=256, snapshot=base)
     clone.event("lifecycle", 30)
     clone.touched(tmp_path / "list")
     listed = {n for first, count in runs(tmp_path / "list") for n in range(first, first + count)}
-    assert set(range(LOW // PAGE, 10 * MIB // PAGE)) <= listed
+    assert set(range(LOW // PAGE, 6 * MIB // PAGE)) <= listed
     assert tiny.LOAD // PAGE in listed
     assert len(listed) < 256 * MIB // PAGE / 8
     assert (tmp_path / "list").read_bytes()[:8] == b"SMpref \n"
