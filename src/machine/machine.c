@@ -444,7 +444,10 @@ void machine_stats(struct machine *m, struct machine_stats *ret)
 {
     *ret = (struct machine_stats){.memory_bytes = mem_total(&m->mem),
                                   .events_lost = events_lost(&m->events),
-                                  .first_entry_ns = atomic_load(&m->group.first_entry_ns)};
+                                  .first_entry_ns = atomic_load(&m->group.first_entry_ns),
+                                  .first_exit_ns = atomic_load(&m->group.first_exit_ns),
+                                  .mapped_ns = m->mapped_ns,
+                                  .loaded_ns = m->loaded_ns};
     for (unsigned i = 0; i < m->n_vcpus; i++)
         for (unsigned k = 0; k < HV_EXIT_KINDS; k++)
             ret->exits[k] += atomic_load_explicit(&m->vcpu[i].exits[k], memory_order_relaxed);

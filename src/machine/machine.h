@@ -56,6 +56,8 @@ struct machine_config {
 struct machine_stats {
     uint64_t memory_bytes, events_lost;
     uint64_t first_entry_ns; /* CLOCK_MONOTONIC; 0: not yet */
+    uint64_t first_exit_ns;
+    uint64_t mapped_ns, loaded_ns; /* a snapshot's memory, its state */
     uint64_t exits[HV_EXIT_KINDS];
 };
 

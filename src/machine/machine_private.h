@@ -37,13 +37,14 @@ struct machine {
     int lifecycle_irq;
     struct slot slot[LAYOUT_VIRTIO_SLOTS];
     unsigned n_slots;
-    bool bound;     /* machine_bind_lines() was called */
+    bool bound; /* machine_bind_lines() was called */
     bool ended; /* config.ops->ended was called */
     /* /proc/self/pagemap and clear_refs, which cannot be opened once the process is shut in; -1: not to be had */
     int pagemap_fd, clear_refs_fd;
-    struct origin origin;       /* the snapshot it was restored from */
-    struct live *live;          /* the live save that is under way; NULL: none */
-    atomic_uint listeners;      /* ports on which the guest has said to listen */
+    struct origin origin;          /* the snapshot it was restored from */
+    uint64_t mapped_ns, loaded_ns; /* CLOCK_MONOTONIC: when its memory was there, and its state */
+    struct live *live;             /* the live save that is under way; NULL: none */
+    atomic_uint listeners;         /* ports on which the guest has said to listen */
     struct park park;
     struct bake bake;
     struct loop_timer patience; /* with a restored guest that does not say that it is renewed */

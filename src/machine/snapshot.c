@@ -238,11 +238,13 @@ int machine_restore(struct machine *m, const struct machine_files *files,
     if (r >= 0 && files->prefetch >= 0)
         r = start_prefetch(m, files->prefetch, err);
     if (r >= 0) {
+        m->mapped_ns = io_now_ns();
         machine_pause_devices(m);
         r = machine_load_state(m, files->state, err);
     }
     if (r >= 0)
         r = machine_bind_lines(m, err);
+    m->loaded_ns = io_now_ns();
     if (r >= 0)
         r = machine_tell_clone(m, generation, err);
     if (r < 0)

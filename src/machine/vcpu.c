@@ -199,6 +199,8 @@ int vcpu_run_once(struct vcpu *v, enum hv_exit_kind *ret_kind)
     uint64_t entered = v->profile ? io_now_ns() : 0;
     int r = g->hv->vcpu_run(v->hv, &e, &err);
 
+    if (v->index == 0 && atomic_load_explicit(&g->first_exit_ns, memory_order_relaxed) == 0)
+        atomic_store(&g->first_exit_ns, io_now_ns());
     if (r < 0 || e.kind == HV_EXIT_OTHER) {
         atomic_fetch_add_explicit(&v->exits[HV_EXIT_OTHER], 1, memory_order_relaxed);
         vcpu_group_end(g, MACHINE_VCPU_ERROR, "", err.text, strlen(err.text));

@@ -43,7 +43,7 @@ struct vcpu_group {
     atomic_bool stop, pause;
     atomic_bool hold; /* all but the first wait, for vcpus_release_others() */
     atomic_uint traced;
-    atomic_uint_fast64_t first_entry_ns;
+    atomic_uint_fast64_t first_entry_ns, first_exit_ns; /* of vCPU 0 */
 
     pthread_mutex_t lock;
     pthread_cond_t changed;

@@ -241,7 +241,12 @@ struct control_stats {
     uint64_t memory_bytes; /* guest RAM */
     uint64_t setup_ns;     /* from START's arrival to the first vCPU's first entry */
     uint64_t uptime_ns;    /* since then */
-    uint64_t events_lost;  /* LIFECYCLE events that were not delivered */
+    /* From START's or RESTORE's arrival; 0: not reached, or nothing that was done. */
+    uint64_t built_ns;      /* VM, vCPUs and devices are there */
+    uint64_t mapped_ns;     /* a snapshot's memory is in its place */
+    uint64_t loaded_ns;     /* and its state */
+    uint64_t first_exit_ns; /* the guest has run, and come out of it */
+    uint64_t events_lost;   /* LIFECYCLE events that were not delivered */
     uint32_t vcpus;
     uint32_t sandbox; /* CONTROL_SANDBOX_* */
     uint32_t n_exits;

@@ -48,6 +48,10 @@ static void put_stats(struct buf *out, const struct control_stats *s)
     buf_u64(out, s->memory_bytes);
     buf_u64(out, s->setup_ns);
     buf_u64(out, s->uptime_ns);
+    buf_u64(out, s->built_ns);
+    buf_u64(out, s->mapped_ns);
+    buf_u64(out, s->loaded_ns);
+    buf_u64(out, s->first_exit_ns);
     buf_u64(out, s->events_lost);
     buf_u32(out, s->vcpus);
     buf_u32(out, s->sandbox);
@@ -76,6 +80,10 @@ static void get_stats(struct reader *r, struct control_stats *s)
     s->memory_bytes = reader_u64(r);
     s->setup_ns = reader_u64(r);
     s->uptime_ns = reader_u64(r);
+    s->built_ns = reader_u64(r);
+    s->mapped_ns = reader_u64(r);
+    s->loaded_ns = reader_u64(r);
+    s->first_exit_ns = reader_u64(r);
     s->events_lost = reader_u64(r);
     s->vcpus = reader_u32(r);
     s->sandbox = reader_u32(r);

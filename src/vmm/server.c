@@ -321,7 +321,10 @@ int server_build_machine(struct server *s, struct sm_error *err)
 
     if (r == 0)
         r = add_devices(s, err);
-    return r == 0 && s->config.flags & CONTROL_CONFIG_RESTORE ? guard_memory(s, err) : r;
+    if (r == 0 && s->config.flags & CONTROL_CONFIG_RESTORE)
+        r = guard_memory(s, err);
+    s->built_ns = io_now_ns();
+    return r;
 }
 
 static int boot(struct server *s, struct sm_error *err)
@@ -393,6 +396,12 @@ static void do_console_tail(struct server *s, uint32_t id)
     server_reply(s, &rep);
 }
 
+/* A prepared machine was built before. */
+static uint64_t since_start(const struct server *s, uint64_t ns)
+{
+    return ns > s->start_ns ? ns - s->start_ns : 0;
+}
+
 static void do_stats(struct server *s, uint32_t id)
 {
     struct control_stats stats = {.vcpus = s->config.vcpus, .sandbox = s->sandbox};
@@ -405,6 +414,10 @@ static void do_stats(struct server *s, uint32_t id)
         machine_stats(s->machine, &m);
         stats.memory_bytes = m.memory_bytes;
         stats.events_lost = m.events_lost;
+        stats.built_ns = since_start(s, s->built_ns);
+        stats.mapped_ns = since_start(s, m.mapped_ns);
+        stats.loaded_ns = since_start(s, m.loaded_ns);
+        stats.first_exit_ns = since_start(s, m.first_exit_ns);
         if (m.first_entry_ns) {
             stats.setup_ns = m.first_entry_ns - s->start_ns;
             stats.uptime_ns = io_now_ns() - m.first_entry_ns;

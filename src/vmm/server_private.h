@@ -36,10 +36,10 @@ struct server {
     struct virtio_dev *prepared_disk; /* likewise, while it is empty; NULL: none */
     struct serve_bake *bake;          /* what is armed; NULL: nothing */
     struct sandbox_filters *filters;
-    uint32_t sandbox; /* steps taken */
-    uint64_t start_ns;
-    uint8_t *frame;        /* CONTROL_MAX_FRAME bytes to receive into */
-    struct buf last_frame; /* of a worker that cannot say any other */
+    uint32_t sandbox;            /* steps taken */
+    uint64_t start_ns, built_ns; /* CLOCK_MONOTONIC */
+    uint8_t *frame;              /* CONTROL_MAX_FRAME bytes to receive into */
+    struct buf last_frame;       /* of a worker that cannot say any other */
     struct sigbus_words last_words;
 };
 

@@ -226,7 +226,8 @@ class Worker:
 
     def stats(self):
         _, r = self.request(STATS)
-        out = {"memory": r.u64(), "setup_ns": r.u64(), "uptime_ns": r.u64(), "lost": r.u64(), "vcpus": r.u32(),
+        out = {"memory": r.u64(), "setup_ns": r.u64(), "uptime_ns": r.u64(), "built_ns": r.u64(),
+               "mapped_ns": r.u64(), "loaded_ns": r.u64(), "first_exit_ns": r.u64(), "lost": r.u64(), "vcpus": r.u32(),
                "sandbox": r.u32(), "exits": {}}
         for _ in range(r.u32()):
             name = r.blob().decode()

@@ -300,7 +300,15 @@ static struct buf encoded(const struct control_report *rep)
 
 static void reports_there_and_back(void **state)
 {
-    struct control_stats stats = {.memory_bytes = 1, .setup_ns = 2, .uptime_ns = 3, .vcpus = 4, .n_exits = 1};
+    struct control_stats stats = {.memory_bytes = 1,
+                                  .setup_ns = 2,
+                                  .uptime_ns = 3,
+                                  .vcpus = 4,
+                                  .n_exits = 1,
+                                  .built_ns = 5,
+                                  .mapped_ns = 6,
+                                  .loaded_ns = 7,
+                                  .first_exit_ns = 8};
     char text[] = "a sentence", bytes[] = "con\0sole", line[] = "vcpu 0";
     struct control_report reps[] = {
         {.type = CONTROL_OK, .id = 1},
@@ -333,6 +341,10 @@ static void reports_there_and_back(void **state)
         } else if (got.type == CONTROL_STATS_REPLY) {
             assert_string_equal(got.stats->exits[0].name, "mmio-read");
             assert_int_equal(got.stats->exits[0].count, 9);
+            assert_int_equal(got.stats->built_ns, 5);
+            assert_int_equal(got.stats->mapped_ns, 6);
+            assert_int_equal(got.stats->loaded_ns, 7);
+            assert_int_equal(got.stats->first_exit_ns, 8);
             assert_string_equal(got.stats->profile, line);
         } else if (got.type == CONTROL_SAVED) {
             assert_memory_equal(&got.saved, &reps[i].saved, sizeof(got.saved));
