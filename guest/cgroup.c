@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define NAME_SIZE 48
@@ -27,8 +29,7 @@ int ga_cgroup_make(int parent, uint64_t id)
     group_name(name, id, "");
     if (mkdirat(parent, name, 0755) < 0)
         return -errno;
-    group_name(name, id, "cgroup.procs");
-    int fd = openat(parent, name, O_WRONLY | O_CLOEXEC);
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
         int r = -errno;
 
@@ -36,6 +37,32 @@ int ga_cgroup_make(int parent, uint64_t id)
         return r;
     }
     return fd;
+}
+
+/* The slow way, of kernels that lack the other. A child that cannot enter must not run. */
+static void enter(int dir)
+{
+    int fd = openat(dir, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0 || write(fd, "0", 1) != 1)
+        _exit(124);
+    close(fd);
+}
+
+pid_t ga_cgroup_fork(int dir)
+{
+    struct clone_args how = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)dir};
+    pid_t pid;
+
+    if (dir < 0)
+        return fork();
+    pid = (pid_t)syscall(SYS_clone3, &how, sizeof(how));
+    if (pid >= 0 || errno != ENOSYS)
+        return pid;
+    pid = fork();
+    if (pid == 0)
+        enter(dir);
+    return pid;
 }
 
 bool ga_cgroup_kill(int parent, uint64_t id)

@@ -10,9 +10,17 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
-/* Make `id` below `parent`. Returns a descriptor of its cgroup.procs, open for writing, or -errno. */
+/* Make `id` below `parent`. Returns its directory, open, or -errno. */
 int ga_cgroup_make(int parent, uint64_t id);
+
+/*
+ * As fork(2), with the child in the group from its first instruction, and without what fork() does for threads: the
+ * child soon execs. Entering by cgroup.procs is slow: it makes all processors wait for an RCU grace period, some
+ * milliseconds. `dir` -1: an ordinary fork().
+ */
+pid_t ga_cgroup_fork(int dir);
 
 /* SIGKILL for all that is in it. False when that was not possible. */
 bool ga_cgroup_kill(int parent, uint64_t id);

@@ -5,9 +5,9 @@
  * Theory of operation
  *
  * The agent has one thread, so its child may use all of libc between fork and execve. Order in the child matters:
- * signals first (a pending signal must not run the agent's handlers), then the control group (while still root; nothing
- * can be forked outside it), session and terminal, limits, user look-up, owner of stdio (so that a user may open
- * /dev/stdout anew), directory (created and entered as root, as Docker does), groups, ids, environment, execve.
+ * signals first (a pending signal must not run the agent's handlers), then session and terminal, limits, user look-up,
+ * owner of stdio (so that a user may open /dev/stdout anew), directory (created and entered as root, as Docker does),
+ * groups, ids, environment, execve.
  *
  * Capabilities: root in the guest keeps all of them. The machine is the boundary, not the kernel inside it. A user
  * other than root loses them by the change of ids.
@@ -30,6 +30,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cgroup.h"
 #include "users.h"
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -274,8 +275,6 @@ static _Noreturn void child_main(struct child *c)
     reset_signals();
     umask(022);
     reset_oom_score();
-    if (c->sp->cgroup >= 0 && write(c->sp->cgroup, "0", 1) != 1)
-        fail(c, AGENT_START_FAILED, errno, "entering the control group: %s", strerror(errno));
     enter_stdio(c);
     set_limits(c);
     if (ga_user_from_files(c->sp->req->user, "/etc/passwd", "/etc/group", &c->user, &err) < 0)
@@ -293,7 +292,7 @@ pid_t ga_spawn(const struct ga_spawn *sp)
     if (!c)
         return -ENOMEM;
     c->sp = sp;
-    pid_t pid = fork();
+    pid_t pid = ga_cgroup_fork(sp->cgroup);
     if (pid == 0)
         child_main(c);
     int r = -errno;

@@ -22,7 +22,7 @@ struct ga_start_record {
 struct ga_spawn {
     const struct ga_exec_req *req;
     int stdio[3]; /* the child's; the caller's to close. With a terminal all three are the same */
-    int cgroup;   /* cgroup.procs to enter, or -1 */
+    int cgroup;   /* directory of the control group to be born in, or -1 */
     int report;   /* write end of the pipe */
 };
 
