@@ -19,7 +19,8 @@ static const char *const snapshot_notes[] = {
     "EXAMPLES",
     "supermachine run --name web app &\n\n"
     "supermachine snapshot create web ./web-1\n\n"
-    "supermachine run --snapshot ./web-1",
+    "supermachine run --snapshot ./web-1\n\n"
+    "supermachine snapshot export 5d3c | ssh there supermachine snapshot import",
     NULL,
 };
 

@@ -17,7 +17,7 @@ STORE_VERBS = {"pull", "images", "inspect", "history", "tag", "rmi", "prune", "s
 
 def test_verbs_are_there():
     assert {"run", "bake", "setup", "snapshot", "doctor", "version", "help"} | STORE_VERBS == set(VERBS) - set(SUBVERBS)
-    assert {f"snapshot {verb}" for verb in ("create", "ls", "inspect", "rm", "verify")} == set(SUBVERBS)
+    assert {f"snapshot {verb}" for verb in ("create", "ls", "inspect", "rm", "export", "import", "verify")} == set(SUBVERBS)
 
 
 def test_overview_names_all_commands(sm):
@@ -137,6 +137,8 @@ def test_doctor_finds_a_bad_kernel(sm, tmp_path):
     (("snapshot", "inspect"), "which snapshot"),
     (("snapshot", "rm"), "which snapshot"),
     (("snapshot", "verify"), "which snapshot"),
+    (("snapshot", "export"), "name one snapshot"),
+    (("snapshot", "import", "a", "b"), "one FILE at most"),
     (("help", "snapshot", "fly"), "no command 'snapshot fly'"),
     (("help", "run", "fast"), "no command 'run fast'"),
     (("pull",), "name one image"),
@@ -191,7 +193,8 @@ def test_bash_completion_completes(sm):
     assert "--entrypoint" in complete("run --en", 2)
     assert complete("run --pull ''", 3) == ["missing", "always", "never"]
     assert complete("run --pull n", 3) == ["never"]
-    assert complete("snapshot ''", 2) == ["create", "ls", "inspect", "rm", "verify"]
+    assert complete("snapshot ''", 2) == ["create", "ls", "inspect", "rm", "export", "import", "verify"]
+    assert complete("snapshot ex", 2) == ["export"]
     assert complete("snapshot create --st", 3) == ["--stop"]
     assert complete("snap", 1) == ["snapshot"]
 
