@@ -56,6 +56,14 @@ struct hv_exit {
     uint8_t *data;  /* count * len bytes: written by the guest, or to be filled before the next run */
 };
 
+/* Something that the hypervisor counts by itself. */
+struct hv_counter {
+    const char *name; /* the hypervisor's own */
+    uint64_t value;
+};
+
+#define HV_MAX_COUNTERS 16
+
 struct hv_boot {
     unsigned index; /* vCPU 0 starts at `entry`; the others wait to be started by it */
     unsigned vcpus;
@@ -112,6 +120,12 @@ struct hv {
     int (*vcpu_idle)(struct hv_vcpu *vcpu, struct sm_error *err);
     /* The ioctls that vm_irq and all from vm_state to here make, 0 at the end: for a system call filter. */
     const unsigned long *state_requests;
+    /*
+     * vcpu_counters() is going to be asked, by any thread, for what the hypervisor counts of this vCPU; it returns how
+     * many it tells, 0 where the host has none. vcpu_count(): before its first run.
+     */
+    void (*vcpu_count)(struct hv_vcpu *vcpu);
+    unsigned (*vcpu_counters)(struct hv_vcpu *vcpu, struct hv_counter ret[HV_MAX_COUNTERS]);
     /* Instruction pointer, for error messages; 0 when unknown. The vCPU's thread, not running. */
     uint64_t (*vcpu_pc)(struct hv_vcpu *vcpu);
 };

@@ -165,6 +165,7 @@ static void vcpu_free(struct hv_vcpu *vcpu)
         munmap(vcpu->run, vcpu->vm->run_size);
     if (vcpu->fd >= 0)
         close(vcpu->fd);
+    kvm_stats_done(vcpu);
     kvm_arch_vcpu_done(vcpu);
     free(vcpu);
 }
@@ -178,6 +179,7 @@ static int vcpu_new(struct hv_vcpu **ret, struct hv_vm *vm, unsigned index, stru
         return sm_error_sys(err, ENOMEM, "cannot make vCPU %u", index);
     vcpu->vm = vm;
     vcpu->index = index;
+    vcpu->stats_fd = -1;
     vcpu->fd = kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)index);
     if (vcpu->fd < 0) {
         r = sm_error_sys(err, -vcpu->fd, "KVM cannot create vCPU %u", index);
@@ -323,5 +325,7 @@ const struct hv hv_kvm = {
     .vcpu_mask_timer = vcpu_mask_timer,
     .vcpu_idle = vcpu_idle,
     .state_requests = kvm_arch_state_requests,
+    .vcpu_count = kvm_vcpu_count,
+    .vcpu_counters = kvm_vcpu_counters,
     .vcpu_pc = vcpu_pc,
 };

@@ -32,6 +32,8 @@ struct hv_vcpu {
     int fd;
     unsigned index;
     struct kvm_run *run;
+    int stats_fd;                      /* -1: not asked for, or not to be had */
+    uint64_t stat_at[HV_MAX_COUNTERS]; /* kvm_stats.c's */
     /* x86 only: what the guest was given. */
     struct x86_cpuid_entry *cpuid;
     unsigned n_cpuid;
@@ -54,6 +56,11 @@ void kvm_arch_vcpu_state(struct hv_vcpu *vcpu, struct snap_stream *s);
 int kvm_arch_vcpu_mask_timer(struct hv_vcpu *vcpu, bool masked, struct sm_error *err);
 int kvm_arch_vcpu_idle(struct hv_vcpu *vcpu, struct sm_error *err);
 extern const unsigned long kvm_arch_state_requests[];
+
+/* kvm_stats.c */
+void kvm_vcpu_count(struct hv_vcpu *vcpu);
+unsigned kvm_vcpu_counters(struct hv_vcpu *vcpu, struct hv_counter ret[HV_MAX_COUNTERS]);
+void kvm_stats_done(struct hv_vcpu *vcpu);
 
 /* x86: the table of a vCPU made here, with room for X86_CPUID_MAX; returns how many. */
 unsigned kvm_x86_own_cpuid(const struct hv_vm *vm, struct x86_cpuid_entry *entries, unsigned apic_id, unsigned vcpus);

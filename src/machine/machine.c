@@ -244,6 +244,8 @@ static int make_vcpus(struct machine *m, struct sm_error *err)
         m->n_vcpus++;
         if (m->config.profile && !(v->profile = calloc(1, sizeof(*v->profile))))
             r = sm_error_sys(err, ENOMEM, "no memory for the exit profile");
+        if (m->config.profile)
+            m->config.hv->vcpu_count(v->hv);
     }
     return r;
 }
@@ -453,9 +455,41 @@ void machine_stats(struct machine *m, struct machine_stats *ret)
             ret->exits[k] += atomic_load_explicit(&m->vcpu[i].exits[k], memory_order_relaxed);
 }
 
+static const char *name_of_address(void *ctx, enum hv_exit_kind kind, uint64_t addr, uint64_t *ret_base)
+{
+    bool mmio = kind == HV_EXIT_MMIO_READ || kind == HV_EXIT_MMIO_WRITE;
+    const struct machine *m = ctx;
+    const struct bus_range *r = bus_find(mmio ? &m->group.mmio : &m->group.pio, addr, 1);
+
+    if (!r)
+        return NULL;
+    *ret_base = r->base;
+    return r->ops == &virtio_bus ? virtio_mmio_dev(r->ctx)->ops->name : r->ops->name;
+}
+
+/* "vcpu 0: in KVM: exits 1203, hypercalls 7" */
+static void print_counters(const struct machine *m, unsigned i, struct buf *out)
+{
+    struct hv_counter counter[HV_MAX_COUNTERS];
+    unsigned n = m->config.hv->vcpu_counters(m->vcpu[i].hv, counter);
+    char line[80 * HV_MAX_COUNTERS];
+    int len = snprintf(line, sizeof(line), "vcpu %u: in %s:", i, m->config.hv->name);
+
+    for (unsigned k = 0; k < n; k++)
+        len += snprintf(line + len, sizeof(line) - (size_t)len, "%s %s %llu", k ? "," : "", counter[k].name,
+                        (unsigned long long)counter[k].value);
+    if (n > 0 && (size_t)len + 1 <= out->max - out->len) {
+        line[len] = '\n';
+        buf_bytes(out, line, (size_t)len + 1);
+    }
+}
+
 void machine_profile(struct machine *m, struct buf *out)
 {
-    for (unsigned i = 0; i < m->n_vcpus; i++)
-        if (m->vcpu[i].profile)
-            profile_print(m->vcpu[i].profile, i, out);
+    for (unsigned i = 0; m->config.profile && i < m->n_vcpus; i++) {
+        profile_print(m->vcpu[i].profile, i, name_of_address, m, out);
+        print_counters(m, i, out);
+    }
+    for (unsigned i = 0; m->config.profile && i < m->n_vcpus; i++)
+        profile_print_places(m->vcpu[i].profile, i, name_of_address, m, out);
 }

@@ -2,6 +2,7 @@
 /* Exit profile: see profile.h. */
 #include "machine/profile.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,29 +61,91 @@ static void put_line(struct buf *out, const char *line)
         buf_bytes(out, line, len);
 }
 
-void profile_print(const struct profile *p, unsigned vcpu, struct buf *out)
+static void put_place(struct buf *out, unsigned vcpu, const char *what, const char *where,
+                      const struct profile_place *l)
+{
+    char line[160];
+
+    snprintf(line, sizeof(line), "vcpu %u: %s%s%s: %llu exits, %llu us\n", vcpu, what, *where ? " " : "", where,
+             (unsigned long long)l->count, (unsigned long long)(l->ns / 1000));
+    put_line(out, line);
+}
+
+static bool has_address(enum hv_exit_kind kind)
+{
+    return kind == HV_EXIT_MMIO_READ || kind == HV_EXIT_MMIO_WRITE || kind == HV_EXIT_PIO_READ ||
+           kind == HV_EXIT_PIO_WRITE;
+}
+
+/* A copy that can be sorted, of what another thread still writes; what is beyond the table is its last place. */
+static struct profile *copy_of(const struct profile *p)
 {
     struct profile *copy = malloc(sizeof(*copy));
+
+    if (copy)
+        *copy = *p;
+    return copy;
+}
+
+static const char *name_of(const struct profile_place *l, profile_name_fn *name, void *ctx, uint64_t *ret_base)
+{
+    const char *ret = has_address(l->kind) ? name(ctx, l->kind, l->addr, ret_base) : NULL;
+
+    return ret ? ret : has_address(l->kind) ? "nobody" : "";
+}
+
+void profile_print(const struct profile *p, unsigned vcpu, profile_name_fn *name, void *ctx, struct buf *out)
+{
+    struct profile *copy = copy_of(p), by_device = {.n = 0};
+    const struct profile_place *beyond;
+    uint64_t entries = 0;
     char line[160];
 
     if (!copy)
         return;
-    *copy = *p;
-    sort_places(copy->place, copy->n);
-    snprintf(line, sizeof(line), "vcpu %u: %llu us in the guest\n", vcpu, (unsigned long long)(copy->run_ns / 1000));
-    put_line(out, line);
-    for (unsigned i = 0; i <= PROFILE_PLACES; i++) {
+    beyond = &copy->place[PROFILE_PLACES];
+    for (unsigned i = 0; i < copy->n; i++) {
         const struct profile_place *l = &copy->place[i];
+        uint64_t base = 0;
 
-        if (l->count == 0 || (i >= copy->n && i < PROFILE_PLACES))
+        name_of(l, name, ctx, &base);
+        struct profile_place *sum = find(&by_device, l->kind, base);
+        sum->count += l->count;
+        sum->ns += l->ns;
+        entries += l->count;
+    }
+    sort_places(by_device.place, by_device.n);
+    snprintf(line, sizeof(line), "vcpu %u: run: %llu entries, %llu us\n", vcpu,
+             (unsigned long long)(entries + beyond->count), (unsigned long long)(copy->run_ns / 1000));
+    put_line(out, line);
+    for (unsigned i = 0; i < by_device.n; i++) {
+        const struct profile_place *l = &by_device.place[i];
+        uint64_t base;
+
+        put_place(out, vcpu, profile_kind_name(l->kind), name_of(l, name, ctx, &base), l);
+    }
+    if (beyond->count)
+        put_place(out, vcpu, "elsewhere", "", beyond);
+    free(copy);
+}
+
+void profile_print_places(const struct profile *p, unsigned vcpu, profile_name_fn *name, void *ctx, struct buf *out)
+{
+    struct profile *copy = copy_of(p);
+
+    if (!copy)
+        return;
+    sort_places(copy->place, copy->n);
+    for (unsigned i = 0; i < copy->n; i++) {
+        const struct profile_place *l = &copy->place[i];
+        char where[64];
+        uint64_t base = 0;
+
+        if (!has_address(l->kind))
             continue;
-        if (i == PROFILE_PLACES)
-            snprintf(line, sizeof(line), "vcpu %u: elsewhere: %llu exits, %llu us\n", vcpu,
-                     (unsigned long long)l->count, (unsigned long long)(l->ns / 1000));
-        else
-            snprintf(line, sizeof(line), "vcpu %u: %s 0x%llx: %llu exits, %llu us\n", vcpu, profile_kind_name(l->kind),
-                     (unsigned long long)l->addr, (unsigned long long)l->count, (unsigned long long)(l->ns / 1000));
-        put_line(out, line);
+        const char *whose = name_of(l, name, ctx, &base);
+        snprintf(where, sizeof(where), "%s+0x%llx", whose, (unsigned long long)(l->addr - base));
+        put_place(out, vcpu, profile_kind_name(l->kind), where, l);
     }
     free(copy);
 }

@@ -211,6 +211,18 @@ static int vcpu_idle(struct hv_vcpu *vcpu, struct sm_error *err)
     return r < 0 ? r : fake.idle[vcpu->index];
 }
 
+static void vcpu_count(struct hv_vcpu *vcpu)
+{
+    call("vcpu_count", vcpu->index, 0, NULL);
+}
+
+static unsigned vcpu_counters(struct hv_vcpu *vcpu, struct hv_counter ret[HV_MAX_COUNTERS])
+{
+    ret[0] = (struct hv_counter){"exits", 40 + vcpu->index};
+    ret[1] = (struct hv_counter){"hypercalls", 7};
+    return 2;
+}
+
 static uint64_t vcpu_pc(struct hv_vcpu *vcpu)
 {
     return 0;
@@ -236,5 +248,7 @@ const struct hv hv_fake = {
     .vcpu_state = vcpu_state,
     .vcpu_mask_timer = vcpu_mask_timer,
     .vcpu_idle = vcpu_idle,
+    .vcpu_count = vcpu_count,
+    .vcpu_counters = vcpu_counters,
     .vcpu_pc = vcpu_pc,
 };

@@ -198,6 +198,9 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
         assert_int_equal(((struct kvm_clock_data *)arg)->flags, 0);
         kvm.m.clock = ((struct kvm_clock_data *)arg)->clock;
         return 0;
+    case KVM_GET_STATS_FD:
+        errno = ENOTTY;
+        return kvm.stats ? dup(kvm.stats) : -1;
     case KVM_IRQ_LINE:
         assert_int_equal(((struct kvm_irq_level *)arg)->irq, 5);
         kvm.levels = kvm.levels * 10 + ((struct kvm_irq_level *)arg)->level + 1;

@@ -51,6 +51,7 @@ struct fake_kvm {
     uint32_t msr_order[2 * MSRS];
     unsigned n_msr_order, n_cpuid_sets;
     unsigned levels;
+    int stats; /* file in the place of a vCPU's statistics; 0: this KVM has none */
 };
 
 extern struct fake_kvm kvm;

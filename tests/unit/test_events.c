@@ -130,6 +130,23 @@ static void command_line(void **state)
     buf_done(&out);
 }
 
+/* Two devices and some ports. */
+static const char *name(void *ctx, enum hv_exit_kind kind, uint64_t addr, uint64_t *ret_base)
+{
+    static const struct {
+        uint64_t base, end;
+        const char *name;
+    } devices[] = {{0x3f8, 0x400, "serial"}, {0xd0001000, 0xd0002000, "blk"}, {0xd0002000, 0xd0003000, "vsock"}};
+
+    for (unsigned i = 0; i < 3; i++) {
+        if (addr < devices[i].base || addr >= devices[i].end)
+            continue;
+        *ret_base = devices[i].base;
+        return devices[i].name;
+    }
+    return NULL;
+}
+
 static void profile_counts_by_place(void **state)
 {
     struct profile *p = calloc(1, sizeof(*p));
@@ -137,25 +154,48 @@ static void profile_counts_by_place(void **state)
 
     for (unsigned i = 0; i < 3; i++)
         profile_add(p, HV_EXIT_PIO_WRITE, 0x3f8, 2000);
-    profile_add(p, HV_EXIT_MMIO_READ, 0xd0001000, 1000);
-    profile_print(p, 2, &out);
+    for (uint64_t reg = 0x60; reg < 0x70; reg += 4)
+        profile_add(p, HV_EXIT_MMIO_READ, 0xd0001000 + reg, 1000);
+    profile_add(p, HV_EXIT_MMIO_WRITE, 0xd0001060, 3000);
+    profile_add(p, HV_EXIT_MMIO_WRITE, 0xd0002060, 3000);
+    profile_add(p, HV_EXIT_PIO_READ, 0x80, 0);
+    profile_add(p, HV_EXIT_KICKED, 0, 4000);
+    profile_add(p, HV_EXIT_KICKED, 0, 4000);
+    p->run_ns = 5000000;
+    profile_print(p, 2, name, NULL, &out);
     buf_u8(&out, 0);
-    assert_string_equal((char *)out.data, "vcpu 2: 0 us in the guest\n"
-                                          "vcpu 2: pio-write 0x3f8: 3 exits, 6 us\n"
-                                          "vcpu 2: mmio-read 0xd0001000: 1 exits, 1 us\n");
+    assert_string_equal((char *)out.data, "vcpu 2: run: 12 entries, 5000 us\n"
+                                          "vcpu 2: mmio-read blk: 4 exits, 4 us\n"
+                                          "vcpu 2: pio-write serial: 3 exits, 6 us\n"
+                                          "vcpu 2: kicked: 2 exits, 8 us\n"
+                                          "vcpu 2: mmio-write blk: 1 exits, 3 us\n"
+                                          "vcpu 2: mmio-write vsock: 1 exits, 3 us\n"
+                                          "vcpu 2: pio-read nobody: 1 exits, 0 us\n");
+    buf_done(&out);
+    out = buf_init(16 * 1024);
+    profile_print_places(p, 2, name, NULL, &out);
+    buf_u8(&out, 0);
+    assert_string_equal((char *)out.data, "vcpu 2: pio-write serial+0x0: 3 exits, 6 us\n"
+                                          "vcpu 2: mmio-read blk+0x60: 1 exits, 1 us\n"
+                                          "vcpu 2: mmio-read blk+0x64: 1 exits, 1 us\n"
+                                          "vcpu 2: mmio-read blk+0x68: 1 exits, 1 us\n"
+                                          "vcpu 2: mmio-read blk+0x6c: 1 exits, 1 us\n"
+                                          "vcpu 2: mmio-write blk+0x60: 1 exits, 3 us\n"
+                                          "vcpu 2: mmio-write vsock+0x60: 1 exits, 3 us\n"
+                                          "vcpu 2: pio-read nobody+0x80: 1 exits, 0 us\n");
     buf_done(&out);
     /* A guest that touches everything fills the table, not memory. */
     for (uint64_t at = 0; at < 1000; at++)
         profile_add(p, HV_EXIT_MMIO_WRITE, at, 0);
     assert_int_equal(p->n, PROFILE_PLACES);
     out = buf_init(16 * 1024);
-    profile_print(p, 0, &out);
+    profile_print(p, 0, name, NULL, &out);
     buf_u8(&out, 0);
-    assert_non_null(strstr((char *)out.data, "elsewhere: 874 exits"));
+    assert_non_null(strstr((char *)out.data, "elsewhere: 881 exits"));
     buf_done(&out);
     /* A small buffer gets whole lines only. */
     out = buf_init(60);
-    profile_print(p, 0, &out);
+    profile_print(p, 0, name, NULL, &out);
     assert_false(out.bad);
     assert_int_equal(out.data[out.len - 1], '\n');
     buf_done(&out);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A guest's timer stopped and let go on, in each of its modes, on a scripted ioctl(2); who idles. */
+/* A guest's timer stopped and let go on, in each of its modes, on a scripted ioctl(2); who idles; KVM's counters. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +7,8 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "fake_kvm.h"
@@ -183,6 +185,70 @@ static void all_requests_are_on_the_list(void **state)
     }
 }
 
+#define NAME_BYTES 24
+
+struct stat_entry {
+    struct kvm_stats_desc desc;
+    char name[NAME_BYTES];
+};
+
+/* The file of api.rst: header, descriptors, data. */
+static int stats_file(uint32_t n_said, uint32_t name_size)
+{
+    static const char *const names[] = {"guest_mode", "exits", "hypercalls"};
+    static const uint64_t values[] = {1, 1203, 7};
+    struct kvm_stats_header h = {.name_size = name_size, .num_desc = n_said, .desc_offset = sizeof(h)};
+    int fd = memfd_create("stats", MFD_CLOEXEC);
+
+    h.data_offset = (uint32_t)(sizeof(h) + 3 * sizeof(struct stat_entry));
+    assert_int_equal(pwrite(fd, &h, sizeof(h), 0), sizeof(h));
+    for (unsigned i = 0; i < 3; i++) {
+        struct stat_entry e = {.desc = {.offset = i * 8, .size = 1}};
+
+        strcpy(e.name, names[i]);
+        assert_int_equal(pwrite(fd, &e, sizeof(e), (off_t)(sizeof(h) + i * sizeof(e))), sizeof(e));
+        assert_int_equal(pwrite(fd, &values[i], 8, (off_t)(h.data_offset + i * 8)), 8);
+    }
+    return fd;
+}
+
+static void what_kvm_counts(void **state)
+{
+    struct hv_counter counter[HV_MAX_COUNTERS];
+
+    assert_int_equal(sizeof(struct stat_entry), sizeof(struct kvm_stats_desc) + NAME_BYTES);
+    assert_int_equal(hv_kvm.vcpu_counters(vcpu, counter), 0); /* nobody has asked it to */
+    kvm.stats = stats_file(3, NAME_BYTES);
+    hv_kvm.vcpu_count(vcpu);
+    assert_int_equal(hv_kvm.vcpu_counters(vcpu, counter), 2);
+    assert_string_equal(counter[0].name, "exits");
+    assert_int_equal(counter[0].value, 1203);
+    assert_string_equal(counter[1].name, "hypercalls");
+    assert_int_equal(counter[1].value, 7);
+    close(kvm.stats);
+}
+
+static void a_kvm_that_counts_nothing(void **state)
+{
+    static const struct {
+        uint32_t n, name_size;
+    } odd[] = {{5000, NAME_BYTES}, {3, 5000}};
+    struct hv_counter counter[HV_MAX_COUNTERS];
+
+    hv_kvm.vcpu_count(vcpu);
+    assert_int_equal(hv_kvm.vcpu_counters(vcpu, counter), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        struct hv_vcpu *other;
+
+        kvm.stats = stats_file(odd[i].n, odd[i].name_size);
+        assert_int_equal(hv_kvm.vcpu_new(&other, vm, 4, NULL), 0);
+        hv_kvm.vcpu_count(other);
+        assert_int_equal(hv_kvm.vcpu_counters(other, counter), 0);
+        hv_kvm.vcpu_free(other);
+        close(kvm.stats);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -193,6 +259,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_masked_vector_stays_masked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(errors_name_the_vcpu, set_up, tear_down),
         cmocka_unit_test_setup_teardown(who_idles, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_kvm_counts, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_kvm_that_counts_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(all_requests_are_on_the_list, set_up, tear_down),
     };
 
