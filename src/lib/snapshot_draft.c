@@ -231,6 +231,8 @@ static int check_there(const struct snapshot_draft *d, struct sm_error *err)
 
     if (fd < 0 && errno == ENOENT)
         return 0;
+    if (fd < 0 && errno != ENOTDIR && errno != ELOOP)
+        return fail(d, err, errno, "cannot look at what is there");
     if (fd >= 0 && !faccessat(fd, SNAPSHOT_METADATA, F_OK, AT_SYMLINK_NOFOLLOW))
         return 0;
     dir = fd >= 0 ? fdopendir(fd) : NULL;

@@ -10,7 +10,9 @@
  * its memory, because a base that is made anew has the same key and other pages.
  *
  * What is opened stays good: files are never written again, only unlinked. So a snapshot that is replaced or removed
- * meanwhile does not matter to who has it open; gc_enter is held while the pieces are gathered.
+ * does not matter to who has it open. Nothing is removed while the pieces are gathered (gc_enter), but another snapshot
+ * may take the place of this one or of its base: where something was missing, and the directory is another one now, all
+ * begins anew.
  *
  * Sentences: "the snapshot KEY: its memory is truncated ...".
  *
@@ -33,7 +35,8 @@
 #include "oci/store.h"
 #include "oci/text.h"
 
-#define KEY_SHOWN 12 /* digits of a key in sentences */
+#define KEY_SHOWN  12  /* digits of a key in sentences */
+#define OPEN_TRIES 100 /* as often may it be replaced while it is opened */
 
 struct snapshot *snapshot_ref(struct snapshot *s)
 {
@@ -109,7 +112,8 @@ static int open_base_files(int dir_fd, const struct snapshot_meta *m, int *ret_m
     return r < 0 ? r : open_file(dir_fd, SNAPSHOT_MEMORY, "base's memory", m->memory_mib * MIB, ret_memory_fd, err);
 }
 
-int snapshot_base_open(struct oci_store *store, const struct snapshot_meta *m, int *ret_memory_fd, struct sm_error *err)
+/* -EAGAIN: it was replaced meanwhile. */
+static int try_base(struct oci_store *store, const struct snapshot_meta *m, int *ret_memory_fd, struct sm_error *err)
 {
     CLEANUP_FD int dir_fd = -1, memory_fd = -1;
     struct digest key;
@@ -123,11 +127,22 @@ int snapshot_base_open(struct oci_store *store, const struct snapshot_meta *m, i
     if (dir_fd < 0)
         return dir_fd;
     r = open_base_files(dir_fd, m, &memory_fd, err);
+    if (r == -EBADMSG && !snapshot_dir_is(store, &key, dir_fd))
+        return -EAGAIN;
     if (r < 0)
         return r;
     snapshot_dir_used(dir_fd);
     *ret_memory_fd = steal_fd(&memory_fd);
     return 0;
+}
+
+int snapshot_base_open(struct oci_store *store, const struct snapshot_meta *m, int *ret_memory_fd, struct sm_error *err)
+{
+    int r = -EAGAIN;
+
+    for (int i = 0; r == -EAGAIN && i < OPEN_TRIES; i++)
+        r = try_base(store, m, ret_memory_fd, err);
+    return r == -EAGAIN ? sm_error_set(err, EBUSY, "its base is replaced all the time") : r;
 }
 
 static int open_files(struct snapshot *s, struct oci_store *store, struct sm_error *err)
@@ -152,21 +167,23 @@ static int open_files(struct snapshot *s, struct oci_store *store, struct sm_err
     return 0;
 }
 
-/* Takes dir_fd over. `key` NULL: any. */
+/* dir_fd stays the caller's. `key` NULL: any. */
 static int open_dir(struct snapshot **ret, struct oci_store *store, int dir_fd, const char *key, bool here,
                     struct sm_error *err)
 {
     struct snapshot *s = malloc(sizeof(*s));
     int r;
 
-    if (!s) {
-        close_fd(&dir_fd);
+    if (!s)
         return sm_error_set(err, ENOMEM, "out of memory");
-    }
-    *s = (struct snapshot){
-        .dir_fd = dir_fd, .state_fd = -1, .memory_fd = -1, .diff_fd = -1, .base_memory_fd = -1, .prefetch_fd = -1};
+    *s = (struct snapshot){.dir_fd = fcntl(dir_fd, F_DUPFD_CLOEXEC, 0),
+                           .state_fd = -1,
+                           .memory_fd = -1,
+                           .diff_fd = -1,
+                           .base_memory_fd = -1,
+                           .prefetch_fd = -1};
     atomic_init(&s->refs, 1);
-    r = snapshot_dir_meta(dir_fd, &s->meta, err);
+    r = s->dir_fd < 0 ? sm_error_sys(err, errno, "it cannot be opened") : snapshot_dir_meta(dir_fd, &s->meta, err);
     if (r >= 0 && key && strcmp(key, s->meta.key) != 0)
         r = sm_error_set(err, EBADMSG, "its metadata is of another snapshot");
     if (r >= 0 && here)
@@ -186,9 +203,16 @@ int snapshot_open_key(struct snapshot **ret, struct oci_store *store, const char
     struct digest name;
     int r = snapshot_key_digest(&name, key, err);
 
-    if (r >= 0)
-        r = snapshot_dir_open(store, &name, err);
-    return r < 0 ? r : open_dir(ret, store, r, key, here, err);
+    if (r < 0)
+        return r;
+    for (int i = 0; i < OPEN_TRIES; i++) {
+        CLEANUP_FD int dir_fd = snapshot_dir_open(store, &name, err);
+
+        r = dir_fd < 0 ? dir_fd : open_dir(ret, store, dir_fd, key, here, err);
+        if (r != -EBADMSG || snapshot_dir_is(store, &name, dir_fd))
+            return r;
+    }
+    return sm_error_set(err, EBUSY, "it is replaced all the time");
 }
 
 int snapshot_find(struct snapshot **ret, struct oci_store *store, const char *key, struct sm_error *err)
@@ -211,17 +235,23 @@ int snapshot_find(struct snapshot **ret, struct oci_store *store, const char *ke
 int snapshot_open_path(struct snapshot **ret, struct oci_store *store, const char *dir, bool here, struct sm_error *err)
 {
     CLEANUP_FD int lock_fd = gc_enter(store, err);
-    char shown[TEXT_SHOWN_SIZE];
     struct sm_error why = SM_ERROR_INIT;
-    int dir_fd, r;
+    char shown[TEXT_SHOWN_SIZE];
+    int r = -EBADMSG;
 
     if (lock_fd < 0)
         return lock_fd;
-    dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0)
-        return sm_error_sys(err, errno, "cannot open the snapshot \"%s\"", text_shown(shown, dir));
-    r = open_dir(ret, store, dir_fd, NULL, here, &why);
-    return r < 0 ? sm_error_set(err, -r, "the snapshot \"%s\": %s", text_shown(shown, dir), why.text) : 0;
+    text_shown(shown, dir);
+    for (int i = 0; i < OPEN_TRIES; i++) {
+        CLEANUP_FD int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        if (dir_fd < 0)
+            return sm_error_sys(err, errno, "cannot open the snapshot \"%s\"", shown);
+        r = open_dir(ret, store, dir_fd, NULL, here, &why);
+        if (r != -EBADMSG || snapshot_dir_is_at(dir_fd, AT_FDCWD, dir))
+            break;
+    }
+    return r < 0 ? sm_error_set(err, -r, "the snapshot \"%s\": %s", shown, why.text) : 0;
 }
 
 int snapshot_open_dir(struct snapshot **ret, struct oci_store *store, const char *dir, struct sm_error *err)

@@ -59,6 +59,8 @@ static int check_snapshot(struct check *c, struct graph_object *o, struct sm_err
         r = store_fail(c->store, &why, errno, "cannot look at a snapshot");
     if (r >= 0)
         r = look_at(c, graph_snapshot(c->g, o), &o->name, dir_fd, &why);
+    if (r == -EBADMSG && !snapshot_dir_is(c->store, &o->name, dir_fd))
+        r = -ENOENT;
     if (r == -EBADMSG) {
         c->bad[o - c->g->objects] = true;
         digest_hex(&o->name, hex);
@@ -68,7 +70,7 @@ static int check_snapshot(struct check *c, struct graph_object *o, struct sm_err
     } else if (r == -ENOTSUP) {
         c->result.unproven++;
         r = 0;
-    } else if (r == -ENOENT) { /* it went meanwhile */
+    } else if (r == -ENOENT) { /* it went meanwhile, or another one came */
         c->bad[o - c->g->objects] = true;
         r = 0;
     }

@@ -6,7 +6,8 @@
  *
  * What: snapshots/<64 hex>/ has state, memory, metadata.json and, of a difference, diff. They appear together, by one
  * rename, and never change; prefetch may come later. Whoever reads opens the directory once and the files below it, so
- * that they belong together even when another snapshot takes its place meanwhile.
+ * that they belong together even when another snapshot takes its place meanwhile. Then some may be gone already: see
+ * snapshot_dir_is.
  *
  * Replacing: renameat2(2) exchanges two directories in one step; the old one is then where the new one was made, and
  * is removed there, or by whoever opens the store next. Where a file system has no such call, the old one moves away
@@ -48,6 +49,22 @@ int snapshot_dir_open(struct oci_store *s, const struct digest *key, struct sm_e
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
         return -ENOENT;
     return fd < 0 ? store_fail(s, err, errno, "cannot open a snapshot") : fd;
+}
+
+bool snapshot_dir_is_at(int dir_fd, int at_fd, const char *name)
+{
+    struct stat by_fd, by_name;
+
+    return !fstat(dir_fd, &by_fd) && !fstatat(at_fd, name, &by_name, 0) && by_fd.st_dev == by_name.st_dev &&
+           by_fd.st_ino == by_name.st_ino;
+}
+
+bool snapshot_dir_is(struct oci_store *s, const struct digest *key, int dir_fd)
+{
+    char hex[DIGEST_HEX_SIZE];
+
+    digest_hex(key, hex);
+    return snapshot_dir_is_at(dir_fd, s->snapshots_fd, hex);
 }
 
 int snapshot_dir_file(int dir_fd, const char *name, uint64_t *ret_size)

@@ -23,6 +23,13 @@ extern const char *const snapshot_files[];
 /* The directory's descriptor; -ENOENT without a sentence. The caller holds gc_enter until all of it is open. */
 int snapshot_dir_open(struct oci_store *s, const struct digest *key, struct sm_error *err);
 
+/*
+ * Is `dir_fd`, opened before, still what `name` in `at_fd` is? While one is opened, another may take its place, and its
+ * files go: whoever has failed then looks whether to begin again.
+ */
+bool snapshot_dir_is_at(int dir_fd, int at_fd, const char *name);
+bool snapshot_dir_is(struct oci_store *s, const struct digest *key, int dir_fd);
+
 /* A regular file of it, read-only, and its size: -ENOENT without a sentence; what the system says, without one. */
 int snapshot_dir_file(int dir_fd, const char *name, uint64_t *ret_size);
 
