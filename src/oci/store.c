@@ -12,7 +12,7 @@
  *   snapshots/<64 hex>/           saved machines: snapshot_dirs.c
  *   sums/                         digests of the files that machines boot from: lib/filesum.c
  *   names/, used/                 what they are called, and when they were used: names.c
- *   locks/<kind>-<64 hex>         empty files, locked by whoever makes that object; never removed
+ *   locks/<kind>-<64 hex>         empty files, locked by whoever makes that object; only prune removes them
  *   locks/gc, locks/names         see gc.c, names.c
  *   tmp/<random>/                 what is being made; its directory is locked by the process that makes it
  *

@@ -20,9 +20,9 @@ enum store_kind {
 };
 
 /*
- * Hold the right to make an object; the caller holds gc_enter(). Returns a descriptor: closing it gives the right up.
- * Waits for whoever holds it; meanwhile `waiting` (may be NULL) is called some times a second with who that is,
- * "process 123 (supermachine)". Non-zero from it: -ECANCELED.
+ * Hold the right to make an object; the caller holds gc_enter() (but for snapshots: see snapshot_lock). Returns a
+ * descriptor: closing it gives the right up. Waits for whoever holds it; meanwhile `waiting` (may be NULL) is called
+ * some times a second with who that is, "process 123 (supermachine)". Non-zero from it: -ECANCELED.
  */
 int store_lock_told(struct oci_store *s, enum store_kind kind, const struct digest *name,
                     int (*waiting)(void *ctx, const char *who), void *ctx, struct sm_error *err);

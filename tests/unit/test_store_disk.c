@@ -19,7 +19,9 @@
 #include "oci/blobs.h"
 #include "oci/fsck.h"
 #include "oci/gc.h"
+#include "oci/json.h"
 #include "oci/names.h"
+#include "oci/snapshot_dirs.h"
 #include "oci/stored.h"
 #include "oci_fixture.h"
 #include "store_fixture.h"
@@ -157,6 +159,31 @@ static void test_full(void **state)
     empty_disk(f);
 }
 
+/* One of a version that had no snapshots. */
+static void test_old_and_read_only(void **state)
+{
+    struct store_fixture *f = *state;
+    struct sm_error err = SM_ERROR_INIT;
+    struct digest key = digest_of_buf("key", 3);
+    char path[512], **keys;
+    size_t n;
+
+    if (!f->s)
+        skip();
+    image_put(f->s, NGINX, ab, "");
+    oci_store_free(f->s);
+    snprintf(path, sizeof(path), "%s/snapshots", f->dir);
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(mount(NULL, f->dir, NULL, MS_REMOUNT | MS_RDONLY, DISK_SIZE), 0);
+    assert_int_equal(oci_store_open(&f->s, f->dir, &err), 0);
+    assert_int_equal(snapshot_dirs_list(f->s, &keys, &n, &err), 0);
+    assert_int_equal(n, 0);
+    strings_free(keys);
+    assert_int_equal(snapshot_dir_open(f->s, &key, &err), -ENOENT);
+    assert_sound(f);
+    assert_int_equal(mount(NULL, f->dir, NULL, MS_REMOUNT, DISK_SIZE), 0);
+}
+
 static void test_read_only(void **state)
 {
     struct store_fixture *f = *state;
@@ -200,6 +227,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_read_only, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_old_and_read_only, setup, teardown),
     };
 
     no_mounts = unshare_mounts() ? 0 : errno;
