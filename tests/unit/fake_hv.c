@@ -2,9 +2,11 @@
 /* See fake_hv.h. */
 #include "fake_hv.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/error.h"
 
@@ -21,11 +23,13 @@ struct fake_hv fake;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static bool kicked[HV_MAX_VCPUS];
+static unsigned done[HV_MAX_VCPUS]; /* exits that were carried out */
 
 void fake_hv_reset(void)
 {
     memset(&fake, 0, sizeof(fake));
     memset(kicked, 0, sizeof(kicked));
+    memset(done, 0, sizeof(done));
     fake.limit = 1ull << 40;
 }
 
@@ -53,6 +57,19 @@ unsigned fake_hv_calls(const char *name)
     for (unsigned i = 0; i < fake.n_calls; i++)
         n += strcmp(fake.call[i].name, name) == 0;
     return n;
+}
+
+void fake_hv_wait(unsigned vcpu, unsigned exits)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 10;
+    pthread_mutex_lock(&lock);
+    while (done[vcpu] < exits && pthread_cond_timedwait(&changed, &lock, &until) == 0)
+        ;
+    assert(done[vcpu] >= exits);
+    pthread_mutex_unlock(&lock);
 }
 
 static int call(const char *name, uint64_t a, uint64_t b, struct sm_error *err)
@@ -131,10 +148,13 @@ static int vcpu_setup(struct hv_vcpu *vcpu, const struct hv_boot *boot, struct s
     return call("vcpu_setup", boot->entry, boot->info, err);
 }
 
+/* A vCPU comes back: what it was given is done. */
 static bool is_kicked(unsigned i)
 {
     pthread_mutex_lock(&lock);
     bool ret = kicked[i];
+    done[i] = fake.at[i];
+    pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
     return ret;
 }
@@ -143,7 +163,9 @@ static int vcpu_run(struct hv_vcpu *vcpu, struct hv_exit *ret, struct sm_error *
 {
     unsigned i = vcpu->index;
 
-    if (fake.at[i] < fake.n[i] && !(fake.script[i][fake.at[i]].later && is_kicked(i))) {
+    bool forced = is_kicked(i);
+
+    if (fake.at[i] < fake.n[i] && !(fake.script[i][fake.at[i]].later && forced)) {
         struct fake_exit *e = &fake.script[i][fake.at[i]++];
 
         *ret = (struct hv_exit){.kind = e->kind, .addr = e->addr, .len = e->len, .count = e->count, .data = e->data};

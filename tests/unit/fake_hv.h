@@ -45,6 +45,10 @@ extern const struct hv hv_fake;
 void fake_hv_reset(void);
 struct fake_exit *fake_hv_exit(unsigned vcpu, enum hv_exit_kind kind, uint64_t addr, unsigned len, uint64_t value);
 
+/* Wait until the machine has carried out so many exits of a vCPU's script, which has come back for more; at most 10 s.
+ */
+void fake_hv_wait(unsigned vcpu, unsigned exits);
+
 /* How many calls of that name were made; the place of the first one in fake.call, or -1. */
 unsigned fake_hv_calls(const char *name);
 int fake_hv_first(const char *name);

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -22,7 +23,8 @@
 #include "machine/machine_private.h"
 #include "pvh_kernel.h"
 
-#define MS 1000000u
+#define MS          1000000u
+#define PATIENCE_MS 10000
 
 struct env {
     struct loop *loop;
@@ -33,7 +35,6 @@ struct env {
     uint64_t start_ns, captured_ns;
     int capture_error; /* errno */
     struct bake_outcome outcome;
-    struct loop_timer timer;
 };
 
 static struct env env;
@@ -161,19 +162,6 @@ static void assert_runs_on(void)
     assert_int_equal(env.baked, 1); /* and nothing more is told */
 }
 
-static void on_timer(struct loop_timer *timer)
-{
-    loop_stop(env.loop);
-}
-
-/* Let the loop run for a while, or until something ends. */
-static void run_for(unsigned ms)
-{
-    loop_timer_set(env.loop, &env.timer, io_now_ns() + (uint64_t)ms * MS, on_timer, NULL);
-    assert_int_equal(loop_run(env.loop), 0);
-    loop_timer_cancel(&env.timer);
-}
-
 /* --- triggers --- */
 
 static void pre_exec_is_captured_where_it_was_rung(void **state)
@@ -205,8 +193,7 @@ static void pre_exec_wins_over_listener(void **state)
     ring(0, SM_LC_EV_LISTENER, 80);
     ring(0, SM_LC_EV_PRE_EXEC, 0);
     machine_run(env.m); /* both are there when it is armed */
-    while (fake.at[0] < 4)
-        run_for(1);
+    fake_hv_wait(0, 4);
     assert_int_equal(arm((struct triggers_config){.pre_exec = true, .listener = true, .save = true}, NULL), 0);
     assert_int_equal(env.baked, 0); /* not before the arming was answered */
     assert_int_equal(loop_run(env.loop), 0);
@@ -399,7 +386,7 @@ static void a_save_meanwhile_sees_no_masked_timer(void **state)
     assert_int_equal(arm((struct triggers_config){.listener = true, .quiesce_ms = 60000, .save = true}, NULL), 0);
     machine_run(env.m);
     while (!fake.masked[0])
-        run_for(1);
+        assert_true(loop_once(env.loop, PATIENCE_MS) > 0);
     assert_int_equal(machine_rest(env.m, NULL), 0);
     assert_false(fake.masked[0]);
     machine_go_on(env.m);
@@ -417,7 +404,7 @@ static void a_pause_is_no_cancellation(void **state)
     assert_int_equal(arm((struct triggers_config){.pre_exec = true, .after_ms = 60, .save = true}, NULL), 0);
     machine_run(env.m);
     for (unsigned i = 0; i < 3; i++) {
-        run_for(2);
+        assert_true(loop_once(env.loop, 0) >= 0);
         assert_int_equal(coord_pause(env.m->vcpu, 2), 0);
         coord_resume(env.m->vcpu, 2);
     }
@@ -432,10 +419,11 @@ static void a_pause_before_the_decision_does_not_let_it_run(void **state)
     ring(0, SM_LC_EV_PRE_EXEC, 0);
     later(0, SM_LC_POWER, SM_LC_POWER_OFF);
     build(1);
+    struct pollfd wake = {.fd = env.m->group.wake_fd, .events = POLLIN};
     assert_int_equal(arm((struct triggers_config){.pre_exec = true, .save = true}, NULL), 0);
     machine_run(env.m);
-    while (!vcpus_asking(env.m->vcpu, 1)) /* the loop does not run yet */
-        usleep(100);
+    assert_int_equal(poll(&wake, 1, PATIENCE_MS), 1); /* the loop does not run yet */
+    assert_int_equal(vcpus_asking(env.m->vcpu, 1), 1);
     for (unsigned i = 0; i < 100; i++) {
         assert_int_equal(coord_pause(env.m->vcpu, 1), 0);
         coord_resume(env.m->vcpu, 1);
@@ -451,7 +439,7 @@ static void its_owner_stops_it(void **state)
     build(1);
     assert_int_equal(arm((struct triggers_config){.pre_exec = true, .save = true}, NULL), 0);
     machine_run(env.m);
-    run_for(2);
+    assert_true(loop_once(env.loop, PATIENCE_MS) >= 0);
     machine_stop(env.m);
     assert_int_equal(loop_run(env.loop), 0);
     assert_int_equal(env.outcome.exit, TRIGGERS_STOPPED);

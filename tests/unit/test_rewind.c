@@ -227,12 +227,6 @@ static void without_page_tables_all_is_dropped(void **state)
     assert_memory_equal(at(e, MARK_AT), "original", 8);
 }
 
-static void wait_for(unsigned vcpu)
-{
-    while (!__atomic_load_n(&fake.at[vcpu], __ATOMIC_SEQ_CST))
-        usleep(100);
-}
-
 static void the_others_wait_until_it_is_renewed(void **state)
 {
     struct env *e = *state;
@@ -246,12 +240,12 @@ static void the_others_wait_until_it_is_renewed(void **state)
     assert_int_equal(machine_rewind(e->m, second, NULL), 0);
     loop_timer_cancel(&e->m->patience); /* the guest's word must do */
     coord_resume(e->m->vcpu, 3);
-    wait_for(0);
+    fake_hv_wait(0, 1);
     assert_true(atomic_load(&e->m->group.hold));
     assert_int_equal(fake.at[1] + fake.at[2], 0);
     lifecycle_write(e->m->lifecycle, SM_LC_RENEWED, 4, 1);
-    wait_for(1);
-    wait_for(2);
+    fake_hv_wait(1, 1);
+    fake_hv_wait(2, 1);
 }
 
 /* What a pool does: everything but the snapshot is there, threads included. */
@@ -277,7 +271,7 @@ static void a_prepared_machine_takes_a_snapshot(void **state)
     assert_int_equal(e->m->group.first_entry_ns, 0);
     fake_hv_exit(0, HV_EXIT_PIO_WRITE, 0x80, 1, 0);
     machine_run(e->m);
-    wait_for(0);
+    fake_hv_wait(0, 1);
 }
 
 static void what_was_said_before_is_forgotten(void **state)
@@ -289,8 +283,7 @@ static void what_was_said_before_is_forgotten(void **state)
     fake_hv_exit(0, HV_EXIT_MMIO_WRITE, LAYOUT_LIFECYCLE + SM_LC_EVENT, 4, SM_LC_EV_LISTENER);
     fake_hv_exit(0, HV_EXIT_MMIO_WRITE, LAYOUT_LIFECYCLE + SM_LC_EVENT, 4, SM_LC_EV_PRE_EXEC);
     machine_run(e->m);
-    while (!__atomic_load_n(&e->m->bake.seen.pre_exec, __ATOMIC_SEQ_CST))
-        usleep(100);
+    fake_hv_wait(0, 3);
     assert_int_equal(atomic_load(&e->m->listeners), 1);
     assert_int_equal(machine_rewind(e->m, second, NULL), 0);
     assert_int_equal(atomic_load(&e->m->listeners), 0);
