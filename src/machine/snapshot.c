@@ -216,18 +216,16 @@ int machine_tell_clone(struct machine *m, const uint8_t generation[MACHINE_GENER
     return 0;
 }
 
-/* Have the pages read that it is going to need, while the rest of it is put together. */
-static int start_prefetch(struct machine *m, int fd, struct sm_error *err)
+/* Have the pages read that it is going to need, while the rest of it is put together. Advice: a bad list is left. */
+static void start_prefetch(struct machine *m, int fd)
 {
     const struct snap_memory memory = machine_memory(m);
     struct snap_runs runs;
-    int r = snap_runs_read(&runs, SNAP_RUNS_PREFETCH, snap_memory_pages(&memory), fd, err);
 
-    if (r < 0)
-        return r;
+    if (snap_runs_read(&runs, SNAP_RUNS_PREFETCH, snap_memory_pages(&memory), fd, NULL) < 0)
+        return;
     snap_memory_prefetch(&memory, &runs);
     snap_runs_done(&runs);
-    return 0;
 }
 
 int machine_restore(struct machine *m, const struct machine_files *files,
@@ -236,7 +234,7 @@ int machine_restore(struct machine *m, const struct machine_files *files,
     int r = origin_map(m, files, err);
 
     if (r >= 0 && files->prefetch >= 0)
-        r = start_prefetch(m, files->prefetch, err);
+        start_prefetch(m, files->prefetch);
     if (r >= 0) {
         m->mapped_ns = io_now_ns();
         machine_pause_devices(m);

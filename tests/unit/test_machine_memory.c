@@ -261,11 +261,9 @@ static void touched_pages_are_listed_and_read_ahead(void **state)
     env_clone(e, &e->files);
     assert_int_equal(page(e, 1050)[0], (uint8_t)1050);
     env_finish(e);
-    env_build(e, 32, 1);
-    assert_int_equal(pwrite(e->files.prefetch, "x", 1, 40), 1);
-    struct sm_error err = SM_ERROR_INIT;
-    assert_int_equal(machine_restore(e->m, &e->files, env_generation, &err), -EBADMSG);
-    assert_non_null(strstr(err.text, "prefetch"));
+    assert_int_equal(pwrite(e->files.prefetch, "x", 1, 40), 1); /* only advice: the clone is as good without */
+    env_clone(e, &e->files);
+    assert_int_equal(page(e, 1050)[0], (uint8_t)1050);
     close(e->files.prefetch);
 }
 
