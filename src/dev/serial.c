@@ -10,8 +10,11 @@
  *
  * The one interrupt is "transmitter holding register empty". It becomes pending when IER.THRI goes from 0 to 1 and
  * after each byte written, and it is taken back by reading IIR (or by clearing THRI), as on the real chip; a driver's
- * start-up test counts on the first. The line is `pending && THRI`; the eventfd is written when the line rises, because
- * the interrupt is an edge: a driver loops until IIR shows nothing pending, so that the line has fallen and can rise.
+ * start-up test counts on the first. The line is `pending && THRI`, and as in a PC it goes through a gate that MCR.OUT2
+ * opens (and loopback closes): that start-up test is made behind a closed gate, or another processor's handler would
+ * read IIR in the middle of it, and the driver would for ever poll a port that it takes for a broken one. The eventfd
+ * is written when the gated line rises, because the interrupt is an edge: a driver loops until IIR shows nothing
+ * pending, so that the line has fallen and can rise.
  *
  * Threads: registers from any vCPU thread, the tail from any; one mutex. The tee runs after it is released.
  * Limits: SERIAL_RING_SIZE bytes kept, the newest. Not done: input, baud rates, modem status interrupts.
@@ -87,6 +90,11 @@ void serial_free(struct serial *s)
 static bool line(const struct serial *s)
 {
     return s->thr_pending && (s->ier & IER_THRI);
+}
+
+static bool interrupts(const struct serial *s)
+{
+    return line(s) && (s->mcr & MCR_OUT2) && !(s->mcr & MCR_LOOP);
 }
 
 static uint8_t modem_status(const struct serial *s)
@@ -208,9 +216,9 @@ static void interrupt(const struct serial *s)
 void serial_write(struct serial *s, unsigned reg, uint8_t value)
 {
     pthread_mutex_lock(&s->lock);
-    bool before = line(s);
+    bool before = interrupts(s);
     bool out = write_locked(s, reg, value);
-    bool rise = !before && line(s);
+    bool rise = !before && interrupts(s);
     pthread_mutex_unlock(&s->lock);
 
     if (rise)
@@ -255,7 +263,7 @@ void serial_state(struct serial *s, struct snap_stream *stream)
 void serial_resume(struct serial *s)
 {
     pthread_mutex_lock(&s->lock);
-    if (line(s))
+    if (interrupts(s))
         interrupt(s);
     pthread_mutex_unlock(&s->lock);
 }

@@ -100,7 +100,7 @@ static void start_up_test_sees_the_interrupt_twice(void **state)
 
     for (unsigned i = 0; i < 2; i++) {
         serial_write(e->s, IER, 2);
-        assert_int_equal(irqs(e), 1);
+        assert_int_equal(irqs(e), 0); /* the gate is closed: no handler of another processor's takes it away */
         assert_int_equal(serial_read(e->s, IIR), 2);
         serial_write(e->s, IER, 0);
     }
@@ -111,6 +111,24 @@ static void start_up_test_sees_the_interrupt_twice(void **state)
     assert_int_equal(serial_read(e->s, IIR), 1);
 }
 
+static void the_gate(void **state)
+{
+    struct env *e = *state;
+
+    serial_write(e->s, IER, 2);
+    serial_write(e->s, MCR, 0x03);
+    assert_int_equal(irqs(e), 0);
+    serial_write(e->s, MCR, 0x0b); /* OUT2: what waited behind it comes through */
+    assert_int_equal(irqs(e), 1);
+    serial_write(e->s, MCR, 0x1b); /* loopback closes it again */
+    serial_write(e->s, THR, 'x');
+    assert_int_equal(irqs(e), 0);
+    serial_resume(e->s);
+    assert_int_equal(irqs(e), 0);
+    serial_write(e->s, MCR, 0x0b);
+    assert_int_equal(irqs(e), 1);
+}
+
 /* A driver as drivers are: fills at most a FIFO for each interrupt, loops until nothing is pending. */
 static void interrupt_driven_output_never_stalls(void **state)
 {
@@ -118,6 +136,7 @@ static void interrupt_driven_output_never_stalls(void **state)
     unsigned sent = 0;
     char out[1000];
 
+    serial_write(e->s, MCR, 0x0b);
     serial_write(e->s, IER, 2);
     while (sent < sizeof(out)) {
         assert_true(irqs(e) > 0); /* else it would wait for ever */
@@ -238,6 +257,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(probes_as_a_16550a),
         T(start_up_test_sees_the_interrupt_twice),
+        T(the_gate),
         T(interrupt_driven_output_never_stalls),
         T(polled_output_raises_nothing),
         T(ring_keeps_the_newest),
