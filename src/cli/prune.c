@@ -16,7 +16,8 @@ struct prune_options {
 #define AT(field) offsetof(struct prune_options, field)
 
 static const struct option_def prune_table[] = {
-    {"all", 'a', OPTION_FLAG, AT(all), NULL, "Remove images that have a name and all snapshots, too"},
+    {"all", 'a', OPTION_FLAG, AT(all), NULL,
+     "Remove images that have a name, too, and snapshots that can be made again"},
     {"dry-run", 'n', OPTION_FLAG, AT(dry_run), NULL, "Only tell what would go"},
     {"force", 'f', OPTION_FLAG, AT(force), NULL, "Don't ask"},
     {"json", 0, OPTION_FLAG, AT(json), NULL, "Print what was removed as one JSON object"},
@@ -121,9 +122,9 @@ const struct command command_prune = {
     .operands = "",
     .summary = "make room in the store",
     .about = "Removes what no image needs (layers of images that were run from a layout, halves of pulls that were "
-             "cut, snapshots of images that are gone), and images that have no name any more; with --all the others "
-             "and all snapshots, too. With --older-than or --max-size, snapshots that can be made again go before any "
-             "image does. On a terminal it asks first.",
+             "cut, snapshots of images that are gone), and images that have no name any more; with --all the others, "
+             "too, and snapshots that can be made again. With --older-than or --max-size, such snapshots go before any "
+             "image does. What was saved of a machine never goes. On a terminal it asks first.",
     .options = prune_table,
     .notes = prune_notes,
     .run = run_prune,

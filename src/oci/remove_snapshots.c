@@ -32,9 +32,9 @@ static int remove_one(struct removal *r, const char *key, bool force, struct sm_
         return 0;
     if (o->needed && !force)
         return sm_error_set(err, EEXIST,
-                            "the snapshot %.12s is the base of %u others, which could not be used without it: remove "
-                            "these, or all of them by force",
-                            key, o->needed);
+                            "the snapshot %.12s is the base of %u other%s, of no use without it: remove %s first, or "
+                            "all of them by force",
+                            key, o->needed, o->needed > 1 ? "s" : "", o->needed > 1 ? "these" : "that");
     code = remove_needing(r, o, err);
     return code < 0 ? code : removal_object(r, (uint32_t)(o - r->g->objects), err);
 }
