@@ -331,6 +331,101 @@ static void check_two_machines(void)
     CHECK(strcmp(out, "one\n") == 0);
 }
 
+/* Restored as often as wanted, back in place, from prepared workers; each life is another clone. */
+static void check_lives(void)
+{
+    struct sm_vm_config config = SM_VM_CONFIG_INIT;
+    struct sm_exec_config sleeping = SM_EXEC_CONFIG_INIT;
+    struct sm_exec_result result = {.size = sizeof(result)};
+    struct sm_vm_stats stats = {.size = sizeof(stats)};
+    struct sm_bake_result baked = {.size = sizeof(baked)};
+    char ids[4][64];
+    struct sm_exec *exec;
+
+    CHECK(sm_image_bake(image, NULL, NULL, &err) == 0);
+    CHECK(sm_image_bake(image, NULL, &baked, &err) == 0 && !baked.baked && strlen(baked.key) == 64);
+    CHECK(sm_prepared_new(&config.prepared, &config, 1, &err) == 0);
+    for (int i = 0; i < 2; i++) {
+        start_vm(&config);
+        CHECK(sm_vm_stats(vm, &stats, &err) == 0 && stats.restored == SM_VM_RESTORED);
+        CHECK(sm_prepared_ready(config.prepared) == 0);
+        run(ARGS("cat", "/run/supermachine/generation"), ids[i], sizeof(ids[i]));
+        if (i == 0)
+            sm_vm_free(vm);
+    }
+    sm_prepared_free(config.prepared);
+    run(ARGS("touch", "/trace"), NULL, 0);
+    sleeping.args = ARGS("sleep", "300");
+    CHECK(sm_exec_start(&exec, vm, &sleeping, &err) == 0);
+    CHECK(sm_vm_rewind(vm, &err) == 0);
+    CHECK(sm_exec_wait(exec, &result, &err) == 0 && result.signal == SIGKILL);
+    sm_exec_free(exec);
+    CHECK(run(ARGS("test", "-e", "/trace"), NULL, 0).exit_code == 1);
+    run(ARGS("cat", "/run/supermachine/generation"), ids[2], sizeof(ids[2]));
+    sm_vm_free(vm);
+    config.prepared = NULL;
+    config.boot = 1;
+    start_vm(&config);
+    CHECK(sm_vm_stats(vm, &stats, &err) == 0 && stats.restored == SM_VM_BOOTED);
+    for (int i = 0; i < 3; i++)
+        CHECK(strlen(ids[i]) == 33 && strcmp(ids[i], ids[(i + 1) % 3]) != 0);
+}
+
+/* What ran before a save is there in its clones, and the machine itself runs on. */
+static void check_saves(void)
+{
+    struct sm_save_result saved = {.size = sizeof(saved)};
+    struct sm_snapshot *snapshot;
+    struct sm_store *store;
+    char out[64];
+
+    CHECK(sm_store_open(&store, NULL, &err) == 0);
+    start_vm(NULL);
+    run(ARGS("sh", "-c", "echo kept >/kept"), NULL, 0);
+    CHECK(sm_vm_save(vm, NULL, SM_SAVE_DIFF | SM_SAVE_LIVE, &saved, &err) == 0 && saved.pause_ns > 0);
+    run(ARGS("rm", "/kept"), NULL, 0);
+    sm_vm_free(vm);
+    CHECK(sm_snapshot_open(&snapshot, store, saved.key, &err) == 0);
+    CHECK(sm_vm_restore(&vm, snapshot, NULL, &err) == 0);
+    sm_snapshot_free(snapshot);
+    run(ARGS("cat", "/kept"), out, sizeof(out));
+    CHECK(strcmp(out, "kept\n") == 0);
+    CHECK(sm_snapshot_remove(store, saved.key, NULL, NULL, &err) == 0);
+    sm_store_free(store);
+}
+
+/* The image's service, which listens when it is baked, is the command that is given to who asks for it, each time. */
+static void check_service(void)
+{
+    struct sm_exec_config own = SM_EXEC_CONFIG_INIT;
+    struct sm_exec_result result = {.size = sizeof(result)};
+    struct sm_bake_config bake = SM_BAKE_CONFIG_INIT;
+    struct sm_vm_config config = SM_VM_CONFIG_INIT;
+    const char *const listens[] = {"sh", "-c", "grep -q ':0050 00000000:0000 0A' /proc/net/tcp", NULL};
+    struct sm_vm_stats stats = {.size = sizeof(stats)};
+
+    bake.workload = &own;
+    bake.require_listener = 1;
+    bake.trigger = SM_TRIGGER_LISTENER;
+    bake.after_ms = 60000; /* emulated hosts are slow */
+    config.bake = &bake;
+    for (int i = 0; i < 2; i++) {
+        struct sm_exec *exec;
+
+        start_vm(&config);
+        CHECK(sm_vm_stats(vm, &stats, &err) == 0);
+        CHECK(stats.restored == (i ? SM_VM_RESTORED : SM_VM_BAKED));
+        CHECK(run(listens, NULL, 0).exit_code == 0);
+        CHECK(sm_exec_start(&exec, vm, &own, &err) == 0);
+        CHECK(sm_exec_signal(exec, SM_SIGNAL_STOP, &err) == 0);
+        CHECK(sm_exec_wait(exec, &result, &err) == 0 && result.exit_code == 0);
+        sm_exec_free(exec);
+        CHECK(run(listens, NULL, 0).exit_code != 0);
+        sm_vm_free(vm);
+        vm = NULL;
+    }
+}
+
 static const struct {
     const char *name;
     void (*fn)(void);
@@ -345,6 +440,9 @@ static const struct {
     {"timeout-and-stdin", check_timeout_and_stdin},
     {"no-leaks", check_no_leaks},
     {"two-machines", check_two_machines},
+    {"lives", check_lives},
+    {"saves", check_saves},
+    {"service", check_service}, /* of an image that is one, on port 80 */
 };
 
 int main(int argc, char **argv)

@@ -4,12 +4,12 @@ import subprocess
 
 import pytest
 
-from conftest import OUT, RUN_TIMEOUT, environment
+from conftest import OUT, RUN_TIMEOUT, environment, image
 
 pytestmark = pytest.mark.kvm
 
 CHECKS = ("many-execs", "concurrent-execs", "refusals", "stats-and-console", "stop", "killed-worker", "free-kills",
-          "timeout-and-stdin", "no-leaks", "two-machines")
+          "timeout-and-stdin", "no-leaks", "two-machines", "lives", "saves")
 
 
 @pytest.fixture
@@ -24,12 +24,17 @@ def program(home):
 
 
 def test_list_is_complete(program):
-    assert program(OUT / "tests/integration/library", "list").stdout.split() == list(CHECKS)
+    assert program(OUT / "tests/integration/library", "list").stdout.split() == [*CHECKS, "service"]
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_library(program, busybox, check):
     result = program(OUT / "tests/integration/library", check, busybox, stdin=subprocess.DEVNULL)
+    assert result.returncode == 0, result.stderr
+
+
+def test_service(program, home):
+    result = program(OUT / "tests/integration/library", "service", image("nginx"), stdin=subprocess.DEVNULL)
     assert result.returncode == 0, result.stderr
 
 
