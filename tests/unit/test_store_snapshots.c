@@ -188,6 +188,27 @@ static void usage_counts_blocks(void **state)
     usage_done(&u);
 }
 
+static void the_public_usage_tells_them_apart(void **state)
+{
+    struct sm_store_usage u = {.size = sizeof(u)}, old = {.size = offsetof(struct sm_store_usage, snapshots)};
+    struct store_fixture *f = *state;
+    struct usage_total snapshots;
+    struct sm_store *store;
+
+    fill(f);
+    total(f, &snapshots);
+    assert_int_equal(sm_store_open(&store, f->dir, &err), 0);
+    assert_int_equal(sm_store_usage(NULL, store, &u, &err), 0);
+    assert_int_equal(u.snapshots, 7);
+    assert_int_equal(u.snapshot_bytes, snapshots.bytes);
+    assert_int_equal(u.total_bytes,
+                     u.layer_bytes + u.file_system_bytes + u.blob_bytes + u.partial_bytes + u.snapshot_bytes);
+    assert_int_equal(sm_store_usage(NULL, store, &old, &err), 0); /* a caller that does not know of them */
+    assert_int_equal(old.total_bytes, u.total_bytes);
+    assert_int_equal(old.snapshots, 0);
+    sm_store_free(store);
+}
+
 static void a_lock_that_is_held_stays(void **state)
 {
     struct store_fixture *f = *state;
@@ -305,6 +326,7 @@ int main(void)
         TEST(prune_takes_what_was_not_used),
         TEST(prune_to_a_size_begins_with_what_was_used_longest_ago),
         TEST(usage_counts_blocks),
+        TEST(the_public_usage_tells_them_apart),
         TEST(a_lock_that_is_held_stays),
         TEST(fsck_reads_snapshots),
         TEST(fsck_knows_that_a_damaged_base_is_no_base),
