@@ -388,7 +388,6 @@ static int publish(struct snapshot_draft *d, const struct snapshot_meta *m, bool
                    struct sm_error *err)
 {
     CLEANUP_FD int lock_fd = gc_enter(d->store, err), base_fd = -1;
-    CLEANUP_FD int dir_fd = -1;
     int r = lock_fd;
 
     if (r >= 0 && m->base[0]) {
