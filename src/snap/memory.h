@@ -89,7 +89,10 @@ int snap_memory_map_diff(const struct snap_memory *m, const struct snap_runs *di
 /* Forget what was written to these pages of a mapped snapshot: they are the file's again. */
 int snap_memory_rewind(const struct snap_memory *m, const struct snap_runs *runs, struct sm_error *err);
 
-/* Have the kernel read these pages into its page cache; does not wait. Advice: what fails is left. */
+/*
+ * Have the kernel read these pages into its page cache, unless they seem to be there; does not wait. Advice: what fails
+ * is left.
+ */
 void snap_memory_prefetch(const struct snap_memory *m, const struct snap_runs *runs);
 
 /* Checksum of a memory file's pages that are not zero, each with its number; holes don't matter. */

@@ -97,6 +97,7 @@ static const struct allowed main_calls[] = {
     {SCMP_SYS(ioctl), IOCTL_STATE}, /* the VM's own state is saved */
     {SCMP_SYS(ftruncate), ANY},     /* a snapshot's files */
     {SCMP_SYS(lseek), ANY},         /* likewise: holes */
+    {SCMP_SYS(mincore), ANY},       /* a prepared machine's: what need not be read ahead */
 };
 
 struct sandbox_filters {

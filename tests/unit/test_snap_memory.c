@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -400,6 +401,57 @@ static void a_merge_that_fails_is_told(void **state)
     guest_free(g);
 }
 
+static unsigned char resident(const uint8_t *p)
+{
+    unsigned char there = 0;
+
+    assert_int_equal(mincore((void *)(uintptr_t)p, SNAP_PAGE, &there), 0);
+    return there & 1;
+}
+
+/* Page faults of this process for which a disk had to be asked. */
+static long faults_from_disk(void)
+{
+    struct rusage used;
+
+    assert_int_equal(getrusage(RUSAGE_SELF, &used), 0);
+    return used.ru_majflt;
+}
+
+/* What is not in the page cache comes there, and only what is listed. */
+static void pages_are_read_ahead(void **state)
+{
+    struct guest *g = guest_new();
+    struct snap_memory_stats stats;
+    struct snap_run run[] = {{10, 2}, {LOW - 1, 2}, {2000, 8}};
+    const struct snap_runs runs = {.run = run, .n = 3, .pages = PAGES};
+    char path[] = "/var/tmp/sm-snap-XXXXXX"; /* on a disk, where there is one */
+    int fd = mkstemp(path);
+
+    assert_true(fd >= 0);
+    unlink(path);
+    for (uint32_t n = 0; n < PAGES; n++)
+        touch(g, n);
+    assert_int_equal(snap_memory_save(&g->m, NULL, fd, &stats, NULL), 0);
+    assert_int_equal(fsync(fd), 0);
+    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    assert_int_equal(snap_memory_map(&g->m, fd, NULL), 0);
+    bool on_disk = !resident(page(g, 2000)) && !resident(page(g, 1500));
+    snap_memory_prefetch(&g->m, &runs);
+    long before = faults_from_disk();
+    for (uint32_t i = 0; i < runs.n; i++)
+        for (uint32_t n = run[i].first; n < run[i].first + run[i].count; n++)
+            assert_int_equal(page(g, n)[SNAP_PAGE - 1], 1 + n % 255);
+    assert_int_equal(faults_from_disk(), before);
+    if (on_disk) {
+        assert_int_equal(page(g, 1500)[SNAP_PAGE - 1], 1 + 1500 % 255);
+        assert_int_equal(faults_from_disk(), before + 1);
+    }
+    snap_memory_prefetch(&g->m, &runs); /* all there: nothing to do */
+    close(fd);
+    guest_free(g);
+}
+
 /* A file that is brought up to date while memory changes: what is zero now is zero there, too. */
 static void an_update_is_exact(void **state)
 {
@@ -491,6 +543,7 @@ int main(void)
         cmocka_unit_test(full_is_base_and_diff),
         cmocka_unit_test(a_full_capture_of_a_clone_needs_no_holes),
         cmocka_unit_test(a_merge_that_fails_is_told),
+        cmocka_unit_test(pages_are_read_ahead),
         cmocka_unit_test(an_update_is_exact),
         cmocka_unit_test(writes_are_tracked),
     };
