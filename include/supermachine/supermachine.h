@@ -498,6 +498,8 @@ struct sm_vm_config {
     int renew_signal; /* after a restore the main process of every command gets this signal, by Linux's numbers; 0: none
                        */
 
+    int profile; /* not 0: what makes the guest leave its processors is counted and timed, for sm_vm_profile() */
+
     int share; /* not 0: other processes of this user reach the machine by its name (sm_remote_save()), which is then
                   needed, and had by one machine of a store at a time: EEXIST */
 };
@@ -570,6 +572,12 @@ struct sm_vm_stats {
 
 /* Asks the worker. */
 SM_API int sm_vm_stats(struct sm_vm *vm, struct sm_vm_stats *stats, struct sm_error *err);
+
+/*
+ * Of a machine that was started with `profile`: what made the guest leave its processors so far, how often, and how
+ * long that took; text, a line for each kind and place. *ret is the caller's: sm_string_free(). Asks the worker.
+ */
+SM_API int sm_vm_profile(char **ret, struct sm_vm *vm, struct sm_error *err);
 
 /* ---- Commands ---- */
 

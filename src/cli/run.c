@@ -18,7 +18,7 @@
 #include "cli/tty.h"
 
 struct run_options {
-    bool boot, interactive, tty, verbose;
+    bool boot, interactive, profile, tty, verbose;
     const char *hostname, *name, *snapshot;
     uint32_t timeout_ms, stop_timeout_ms;
     struct start_args start;
@@ -34,6 +34,8 @@ static const struct option_def run_table[] = {
     {"interactive", 'i', OPTION_FLAG, AT(interactive), NULL, "Send standard input to the command"},
     {"name", 0, OPTION_STRING, AT(name), "NAME",
      "Name of the machine, by which 'supermachine snapshot create' finds it, and used in messages"},
+    {"profile", 0, OPTION_FLAG, AT(profile), NULL,
+     "At the end, tell on standard error what made the machine leave its processors, how often and for how long"},
     {"rm", 0, OPTION_ACCEPTED, 0, NULL, "Accepted as Docker's: machines never leave anything behind"},
     {"snapshot", 0, OPTION_STRING, AT(snapshot), "NAME|DIR",
      "Start from this snapshot, of the store or in a directory, with its image, memory and processors; there is no "
@@ -98,6 +100,7 @@ static int start_machine(struct run *run, const char *label)
         return code;
     config.name = run->o.name;
     config.share = run->o.name != NULL;
+    config.profile = run->o.profile;
     config.hostname = run->o.hostname;
     config.boot = run->o.boot;
     if (run->o.verbose && run->o.boot)
@@ -127,6 +130,17 @@ static int start_command(struct run *run)
     if (run->o.tty && !run->o.interactive)
         tty_set(STDOUT_FILENO, TTY_OUTPUT); /* no terminal: nothing to set */
     return 0;
+}
+
+static void print_profile(const struct run *run)
+{
+    char *text;
+
+    if (!run->o.profile || sm_vm_profile(&text, run->vm, NULL) < 0)
+        return; /* the machine has ended with its command */
+    fflush(stdout);
+    fputs(text, stderr);
+    sm_string_free(text);
 }
 
 static int wait_for_end(struct run *run)
@@ -206,6 +220,7 @@ static int run_run(int argc, char **argv)
         code = start_command(&run);
     if (code == 0) {
         code = wait_for_end(&run);
+        print_profile(&run);
         sm_vm_settle(run.vm);
         /* Our death is the machine's (see sm_vm_start); waiting until its memory is given back takes longer than the
            rest of the end, and nobody needs it. A name is given up. */

@@ -339,6 +339,22 @@ int sm_vm_stats(struct sm_vm *vm, struct sm_vm_stats *stats, struct sm_error *er
     return 0;
 }
 
+int sm_vm_profile(char **ret, struct sm_vm *vm, struct sm_error *err)
+{
+    struct control_request req = {.type = CONTROL_STATS};
+    struct control_report rep = {0};
+    int r;
+
+    if (vm->ended.code)
+        return vm_ended(vm, err);
+    r = vm_ask(vm, &req, NULL, 0, CONTROL_STATS_REPLY, &rep, err);
+    if (r < 0)
+        return r;
+    *ret = STEAL_PTR(rep.stats->profile);
+    control_report_done(&rep);
+    return 0;
+}
+
 /* ---- The end ---- */
 
 int sm_vm_stop(struct sm_vm *vm, uint32_t timeout_ms, struct sm_error *err)

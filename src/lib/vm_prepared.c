@@ -96,7 +96,8 @@ struct sm_vm *prepared_take(struct sm_prepared *p, const struct sm_vm_config *co
     char worker[PATH_MAX];
 
     if (p->config.memory_mib != config->memory_mib || p->config.vcpus != config->vcpus ||
-        find_file(FIND_WORKER, config->worker, worker, NULL) < 0 || strcmp(worker, p->worker) != 0)
+        !p->config.profile != !config->profile || find_file(FIND_WORKER, config->worker, worker, NULL) < 0 ||
+        strcmp(worker, p->worker) != 0)
         return NULL;
     while (p->n) {
         struct sm_vm *vm = p->vm[--p->n];

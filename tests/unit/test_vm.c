@@ -19,6 +19,8 @@
 
 #define MIB (1024 * 1024)
 
+static bool with_profile;
+
 /* Machines here boot; snapshots: test_bake_lib. */
 static int try_start(struct sm_vm **ret, const char *mode, uint32_t timeout_ms)
 {
@@ -26,6 +28,7 @@ static int try_start(struct sm_vm **ret, const char *mode, uint32_t timeout_ms)
 
     config.start_timeout_ms = timeout_ms;
     config.boot = 1;
+    config.profile = with_profile;
     return vm_try(ret, &config);
 }
 
@@ -332,6 +335,26 @@ static void figures_are_told(void **state)
     sm_vm_free(vm);
 }
 
+static void exits_are_told_where_they_are_counted(void **state)
+{
+    struct sm_vm *vm = start();
+    char *text = NULL;
+
+    assert_int_equal(sm_vm_profile(&text, vm, &vm_err), 0);
+    assert_string_equal(text, "");
+    sm_string_free(text);
+    sm_vm_free(vm);
+    with_profile = true;
+    vm = start();
+    with_profile = false;
+    assert_int_equal(sm_vm_profile(&text, vm, &vm_err), 0);
+    assert_string_equal(text, "fake exits\n");
+    sm_string_free(text);
+    assert_int_equal(sm_vm_stop(vm, 1000, &vm_err), 0);
+    assert_int_equal(sm_vm_profile(&text, vm, &vm_err), -ESHUTDOWN);
+    sm_vm_free(vm);
+}
+
 static void nothing_stays_open(void **state)
 {
     struct sm_exec_config config = SM_EXEC_CONFIG_INIT;
@@ -367,6 +390,7 @@ int main(void)
         cmocka_unit_test(stop_ends_commands),
         cmocka_unit_test(mute_guest_can_be_stopped),
         cmocka_unit_test(figures_are_told),
+        cmocka_unit_test(exits_are_told_where_they_are_counted),
         cmocka_unit_test(nothing_stays_open),
     };
 
