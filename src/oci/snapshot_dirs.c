@@ -34,8 +34,8 @@
 
 #define BLOCK_UNIT 512 /* of st_blocks */
 
-const char *const snapshot_files[] = {SNAPSHOT_STATE,    SNAPSHOT_MEMORY,   SNAPSHOT_DIFF,
-                                      SNAPSHOT_PREFETCH, SNAPSHOT_METADATA, NULL};
+const char *const snapshot_files[] = {SNAPSHOT_STATE,        SNAPSHOT_MEMORY,   SNAPSHOT_DIFF, SNAPSHOT_PREFETCH,
+                                      SNAPSHOT_PREFETCH_NEW, SNAPSHOT_METADATA, NULL};
 
 int snapshot_dir_open(struct oci_store *s, const struct digest *key, struct sm_error *err)
 {

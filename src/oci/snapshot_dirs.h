@@ -11,11 +11,12 @@
 #include "oci/snapshot_meta.h"
 #include "oci/store.h"
 
-#define SNAPSHOT_STATE    "state"
-#define SNAPSHOT_MEMORY   "memory"
-#define SNAPSHOT_DIFF     "diff"
-#define SNAPSHOT_PREFETCH "prefetch"
-#define SNAPSHOT_METADATA "metadata.json"
+#define SNAPSHOT_STATE        "state"
+#define SNAPSHOT_MEMORY       "memory"
+#define SNAPSHOT_DIFF         "diff"
+#define SNAPSHOT_PREFETCH     "prefetch"
+#define SNAPSHOT_PREFETCH_NEW "prefetch.new" /* what one is written as, where that needs a name */
+#define SNAPSHOT_METADATA     "metadata.json"
 
 /* All that may be in one; ends with NULL. */
 extern const char *const snapshot_files[];
