@@ -214,6 +214,7 @@ static void vm_state(struct hv_vm *vm, struct snap_stream *s)
 
 static void vcpu_state(struct hv_vcpu *vcpu, struct snap_stream *s)
 {
+    fake.worked_on[vcpu->index] = pthread_self();
     put_value("vcpu_state", SNAP_TAG('F', 'A', 'C', 'P'), vcpu->index, &fake.vcpu_value[vcpu->index], s);
 }
 
@@ -221,6 +222,7 @@ static int vcpu_mask_timer(struct hv_vcpu *vcpu, bool masked, struct sm_error *e
 {
     int r = call(masked ? "vcpu_mask_timer" : "vcpu_unmask_timer", vcpu->index, 0, err);
 
+    fake.worked_on[vcpu->index] = pthread_self();
     if (r == 0)
         fake.masked[vcpu->index] = masked;
     return r;

@@ -36,6 +36,7 @@ struct fake_hv {
     unsigned alive;                              /* VMs and vCPUs not yet freed */
     uint32_t vm_value, vcpu_value[HV_MAX_VCPUS]; /* their whole state */
     bool masked[HV_MAX_VCPUS], idle[HV_MAX_VCPUS];
+    pthread_t worked_on[HV_MAX_VCPUS]; /* by which thread a vCPU's state or timer was, last */
     uint64_t limit;
 };
 

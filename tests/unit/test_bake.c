@@ -223,6 +223,8 @@ static void listener_quiesces_on_every_vcpu(void **state)
     assert_saved(TRIGGER_LISTENER, "trigger listener fired after ");
     assert_true(env.captured_ns - env.start_ns >= 30 * MS);
     assert_int_equal(fake_hv_calls("vcpu_mask_timer"), 2);
+    for (unsigned i = 0; i < 2; i++) /* each on its own thread */
+        assert_true(pthread_equal(fake.worked_on[i], env.m->vcpu[i].thread));
     assert_int_equal(fake_hv_calls("vcpu_unmask_timer"), 2);
 }
 

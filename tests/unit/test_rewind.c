@@ -175,6 +175,8 @@ static void all_of_it_is_as_it_was(void **state)
         assert_int_equal(fake.vm_value, 7);
         assert_int_equal(fake.vcpu_value[0], 100);
         assert_int_equal(fake.vcpu_value[1], 101);
+        assert_true(pthread_equal(fake.worked_on[0], e->m->vcpu[0].thread));
+        assert_true(pthread_equal(fake.worked_on[1], e->m->vcpu[1].thread));
         assert_int_equal(lifecycle_read(e->m->lifecycle, SM_LC_TEXT, 4), 0);
         assert_int_equal(lifecycle_read(e->m->lifecycle, SM_LC_GENERATION, 8), i % 2 ? 1 : 2);
         assert_true(lifecycle_read(e->m->lifecycle, SM_LC_INT_STATUS, 4) & SM_LC_INT_RESTORED);
