@@ -3,7 +3,8 @@
  * The machine's life: see life.h.
  *
  * A restore is heard of twice: the driver's notice comes by itself, the host's RENEW on a connection, in any order. Who
- * comes first renews; the generation tells that it is the same restore. Only RENEW has a host name and a signal.
+ * comes first renews; the generation tells that it is the same restore. Only RENEW has a host name and a signal, and
+ * any RENEW ends the heartbeats.
  */
 #include "life.h"
 
@@ -76,6 +77,7 @@ int ga_life_renew(struct ga_life *l, const uint8_t *data, size_t len, int *ret_s
     hostname[n] = '\0';
 
     renew(l, generation);
+    ga_source_close(l->loop, &l->heartbeat); /* also when it is the machine that was baked, and goes on */
     if (n && l->id.root >= 0 && strcmp(hostname, l->id.hostname) != 0) {
         int e = l->ops->set_hostname ? l->ops->set_hostname(l->ctx, hostname) : 0;
 

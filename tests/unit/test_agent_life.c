@@ -164,18 +164,43 @@ static void pre_exec_rings(void **state)
     h_expect(h_sh(h, 2, NULL, "echo on"), 0, "on\n");
 }
 
-static void heartbeats_until_renewed(void **state)
+static void start_heartbeats(struct harness *h)
 {
-    struct harness *h = *state;
-
     h_setup(h, &(struct agent_setup){.heartbeat = true});
     for (uint64_t i = 1; i <= 3; i++)
         expect_event(h, SM_LC_EV_HEARTBEAT, i);
-    renew(h, first, NULL, 0);
+}
+
+static void expect_silence(struct harness *h)
+{
     while (h_has_event(h))
         assert_int_equal(h_event(h).kind, SM_LC_EV_HEARTBEAT);
     struct pollfd p = {.fd = h->events, .events = POLLIN};
     assert_int_equal(poll(&p, 1, 3 * AGENT_HEARTBEAT_MS), 0);
+}
+
+static void heartbeats_until_renewed(void **state)
+{
+    struct harness *h = *state;
+
+    renew(h, first, NULL, 0);
+    start_heartbeats(h);
+    renew(h, first, NULL, 0); /* a generation that is known is good enough */
+    expect_silence(h);
+}
+
+static void heartbeats_until_a_notice(void **state)
+{
+    struct harness *h = *state;
+
+    renew(h, first, NULL, 0);
+    start_heartbeats(h);
+    h_notice(h, SM_LC_INT_RESTORED, first); /* late, and of the time before SETUP */
+    expect_event(h, SM_LC_EV_HEARTBEAT, 4);
+    h_notice(h, SM_LC_INT_RESTORED, second);
+    ping(h);
+    ping(h);
+    expect_silence(h);
 }
 
 static void the_end_of_the_workload_rings(void **state)
@@ -587,6 +612,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(pre_exec_rings, setup_fresh, teardown),
         cmocka_unit_test_setup_teardown(heartbeats_until_renewed, setup_fresh, teardown),
+        cmocka_unit_test_setup_teardown(heartbeats_until_a_notice, setup_fresh, teardown),
         cmocka_unit_test_setup_teardown(the_end_of_the_workload_rings, setup, teardown),
         cmocka_unit_test_setup_teardown(listening_ports_ring, setup_fresh, teardown),
         cmocka_unit_test_setup_teardown(the_generation_is_in_a_file, setup_fresh, teardown),
