@@ -60,10 +60,10 @@ cross-arm64: ## compile the portable parts and the agent for arm64, run their un
 fmt: ## format the C sources
 	@git ls-files --cached --others --exclude-standard '*.c' '*.h' ':!guest/kernel/*.c' | xargs clang-format -i
 
-bench: all ## measure: NAME=boot|overhead|convert (all); ROUNDS=n; ICOUNT=1 counts instructions
+bench: all ## measure: NAME=boot|overhead|convert|pull|restore[-PART] (all); ROUNDS=n; ICOUNT=1 counts instructions
 	@bench/run $(NAME)
 
-soak: ## the integration tests with their long repetitions
+soak: ## the integration tests with their long repetitions (an hour and more)
 	@SOAK=1 scripts/check integration
 
 testbed: export CMD_LINE = $(value CMD)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small client of the guest's agent for tests: speaks docs/guest-protocol.md over a worker's vsock connection."""
+import functools
 import pathlib
 import re
 import struct
@@ -7,6 +8,7 @@ import struct
 HEADER = (pathlib.Path(__file__).resolve().parents[2] / "guest/proto.h").read_text()
 
 
+@functools.cache
 def number(name):
     """A number by its name in guest/proto.h."""
     return int(re.search(rf"\b{name}(?:\s*=)?\s+(0x\w+?|\d+)u?\b", HEADER)[1], 0)
