@@ -107,7 +107,8 @@ static int begin(size_t mib, int *ret_listener)
         return fail("the control socket");
     checks_start(mib);
     if (!checks_verify(PATIENCE, text, sizeof(text))) {
-        fprintf(stderr, "check: %s\n", text);
+        printf("%s\n", text);
+        fflush(stdout);
         return 1;
     }
     *ret_listener = fd;
