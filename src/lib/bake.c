@@ -33,6 +33,7 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "lib/bake.h"
+#include "snap/limits.h"
 
 /* A snapshot's host name, until each machine gets its own. */
 #define PLACEHOLDER "supermachine"
@@ -337,14 +338,12 @@ static int trigger(struct bake *b, const struct snapshot_draft *draft)
 
 /* ---- Saving ---- */
 
-void bake_line(const struct control_baked *b, uint32_t memory_mib, char ret[BAKE_LINE_SIZE])
+void bake_line(const char *what, const struct control_saved *s, uint32_t memory_mib, char ret[BAKE_LINE_SIZE])
 {
-    const struct control_saved *s = &b->saved;
-
     snprintf(ret, BAKE_LINE_SIZE,
-             "%.80s: %llu us (paused %llu us), RAM %u MiB (%llu KiB data, %llu KiB zero), %u devices, %u listeners",
-             b->text, (unsigned long long)s->total_ns / 1000, (unsigned long long)s->pause_ns / 1000, memory_mib,
-             (unsigned long long)s->data_pages * 4, (unsigned long long)s->zero_pages * 4, s->devices, s->listeners);
+             "%.80s: saved in %llu us, %u MiB of RAM (%llu KiB data, %llu KiB zero), %u devices, %u listeners", what,
+             (unsigned long long)s->total_ns / 1000, memory_mib, (unsigned long long)s->data_pages * SNAP_PAGE / 1024,
+             (unsigned long long)s->zero_pages * SNAP_PAGE / 1024, s->devices, s->listeners);
 }
 
 /* Durable, and in its place. A store that refuses is told of here. */
@@ -390,20 +389,22 @@ static int new_draft(struct bake *b, const char *key, struct snapshot_draft **re
 static int bake_plain(struct bake *b, bool replace)
 {
     struct snapshot_draft *draft = NULL;
-    char line[BAKE_LINE_SIZE];
+    bool saved = false;
     int r = come_up(b);
 
     if (r == 0)
         r = new_draft(b, b->plan->plain_key, &draft);
     if (r == 0)
         r = trigger(b, draft);
-    if (r > 0) {
-        bake_line(&b->vm->baked.report, b->vm->memory_mib, line);
-        r = publish(b, draft, false, replace, line);
-    }
+    saved = r > 0;
+    /* Before the files are made durable: the guest is at work meanwhile. */
+    if (r >= 0 && !ends_with_plain(b))
+        r = renew(b);
+    if (r >= 0 && saved)
+        r = publish(b, draft, false, replace, b->vm->baked.text);
     snapshot_draft_free(draft);
     b->vm->origin = SM_VM_BAKED;
-    return r == 0 && !ends_with_plain(b) ? renew(b) : r;
+    return r < 0 ? r : 0;
 }
 
 /* ---- Warming up ---- */
@@ -434,16 +435,15 @@ static int save_warm(struct bake *b, struct snapshot_draft *draft, bool replace)
         .type = CONTROL_SAVE, .save_flags = (diff ? CONTROL_SAVE_DIFF : 0) | (b->only_bake ? CONTROL_SAVE_STOP : 0)};
     int fds[3] = {draft->state_fd, draft->memory_fd, draft->diff_fd};
     struct control_report rep = {0};
+    struct vm_baked *baked = &b->vm->baked;
     struct sm_error why = SM_ERROR_INIT;
-    char line[BAKE_LINE_SIZE];
     int r = vm_ask(b->vm, &req, fds, diff ? 3 : 2, CONTROL_SAVED, &rep, &why);
 
     if (r < 0)
         return not_stored(b, &why);
-    b->vm->baked.report = (struct control_baked){.text = b->vm->baked.text, .saved = rep.saved};
-    snprintf(b->vm->baked.text, sizeof(b->vm->baked.text), "warm-up done");
-    bake_line(&b->vm->baked.report, b->vm->memory_mib, line);
-    return publish(b, draft, true, replace, line);
+    baked->report = (struct control_baked){.text = baked->text, .saved = rep.saved};
+    bake_line("warm-up done", &rep.saved, b->vm->memory_mib, baked->text);
+    return publish(b, draft, true, replace, baked->text);
 }
 
 static int obtain(struct bake *b, const char *key, bool anew, int (*make)(struct bake *b, bool replace));

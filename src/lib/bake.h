@@ -68,7 +68,7 @@ int bake_run(struct sm_vm *vm, const struct sm_vm_config *config, struct bake_pl
 /* Boot and set up a machine whose worker is started, without snapshots: of the plan, the files count. */
 int bake_boot(struct sm_vm *vm, const struct sm_vm_config *config, struct bake_plan *plan, struct sm_error *err);
 
-/* "pre-exec fired: ..., 12 ms, 256 MiB (34 data) ..." */
-void bake_line(const struct control_baked *b, uint32_t memory_mib, char ret[BAKE_LINE_SIZE]);
+/* What a save tells of itself, as the worker says it of a bake. */
+void bake_line(const char *what, const struct control_saved *s, uint32_t memory_mib, char ret[BAKE_LINE_SIZE]);
 
 #endif

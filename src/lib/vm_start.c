@@ -114,17 +114,17 @@ int sm_vm_start(struct sm_vm **ret, struct sm_image *image, const struct sm_vm_c
 
 /* ---- Baking only ---- */
 
-static void give_result(struct sm_bake_result *ret, const char *key, bool baked, uint64_t since_ns,
-                        const struct control_baked *report, uint32_t memory_mib)
+static void give_result(struct sm_bake_result *ret, const char *key, uint64_t since_ns,
+                        const struct control_baked *made)
 {
-    struct sm_bake_result ours = {.baked = baked, .duration_ns = io_now_ns() - since_ns};
+    struct sm_bake_result ours = {.baked = made != NULL, .duration_ns = io_now_ns() - since_ns};
 
     if (!ret)
         return;
     memcpy(ours.key, key, sizeof(ours.key));
-    if (baked) {
-        ours.pause_ns = report->saved.pause_ns;
-        bake_line(report, memory_mib, ours.line);
+    if (made) {
+        ours.pause_ns = made->saved.pause_ns;
+        snprintf(ours.line, sizeof(ours.line), "%s", made->text);
     }
     options_give(ret, &ours, sizeof(ours));
 }
@@ -157,7 +157,7 @@ int sm_image_bake(struct sm_image *image, const struct sm_vm_config *given, stru
     if (r < 0)
         return r;
     if (is_there(image->store, plan.key, &plan)) {
-        give_result(result, plan.key, false, since, NULL, 0);
+        give_result(result, plan.key, since, NULL);
         goto out;
     }
     r = vm_begin(&vm, image, &config, err);
@@ -165,7 +165,7 @@ int sm_image_bake(struct sm_image *image, const struct sm_vm_config *given, stru
         goto out;
     r = bake_run(vm, &config, &plan, true, err);
     if (r == 0)
-        give_result(result, plan.key, vm->origin == SM_VM_BAKED, since, &vm->baked.report, vm->memory_mib);
+        give_result(result, plan.key, since, vm->origin == SM_VM_BAKED ? &vm->baked.report : NULL);
     sm_vm_free(vm);
 out:
     bake_plan_done(&plan);
@@ -175,14 +175,18 @@ out:
 int sm_base_bake(struct sm_store *store, const struct sm_vm_config *given, struct sm_bake_result *result,
                  struct sm_error *err)
 {
-    struct control_baked report = {.text = (char[]){"base"}};
+    char line[BAKE_LINE_SIZE];
+    struct control_baked made = {.text = line};
     uint64_t since = io_now_ns();
+    struct sm_bake_config bake = {0};
     struct bake_plan plan = {0};
     struct snapshot *base = NULL;
     struct sm_vm_config config;
     struct sm_vm *told = NULL;
     int r = vm_config_check(&config, given, err);
 
+    if (r == 0)
+        r = OPTIONS_COPY(&bake, config.bake, err);
     if (r < 0)
         return r;
     config.boot = 0;
@@ -192,9 +196,11 @@ int sm_base_bake(struct sm_store *store, const struct sm_vm_config *given, struc
     if (r == 0)
         r = vm_configure(told, &config, err);
     if (r == 0)
-        r = base_get(&base, told, store->oci, &config, &plan, config.bake && config.bake->force, &report.saved, err);
-    if (r == 0)
-        give_result(result, plan.base_key, report.saved.total_ns != 0, since, &report, config.memory_mib);
+        r = base_get(&base, told, store->oci, &config, &plan, bake.force, &made.saved, err);
+    if (r == 0) {
+        bake_line("base", &made.saved, config.memory_mib, line);
+        give_result(result, plan.base_key, since, made.saved.total_ns ? &made : NULL);
+    }
     snapshot_unref(base);
     sm_vm_free(told);
     bake_plan_done(&plan);

@@ -219,7 +219,7 @@ static const struct control_saved figures = {.total_ns = 3000, .pause_ns = 2000,
 
 static void fire(enum control_trigger trigger)
 {
-    char line[] = "the trigger has come", full[] = "cannot write 'memory': No space left on device";
+    char line[] = "the trigger has come: 1 line", full[] = "cannot write 'memory': No space left on device";
     struct control_report rep = {.type = CONTROL_BAKED,
                                  .baked = {CONTROL_BAKE_SNAPSHOT_SAVED, trigger, 0, line, figures}};
 
