@@ -146,6 +146,7 @@ int options_parse(int argc, char **argv, const struct option_def *table, bool st
                 shorts[k++] = ':';
         }
     }
+    shorts[k] = '\0';
     longs[n] = (struct option){"help", no_argument, NULL, 'h'};
     optind = 0; /* glibc: start over, whatever was parsed before */
     opterr = 0;
