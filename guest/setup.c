@@ -16,8 +16,11 @@
  * The image is hostile, but all this happens within its own machine: a symbolic link where a directory should be is
  * refused because the set-up could not work, not because it would be dangerous.
  *
- * The root directory keeps the image's mode, owner, attributes and times. Where the root is to be read-only, the agent
- * keeps a copy of the mounts that is not, which no path leads to: for PUT, and for what changes with a restore.
+ * The root directory keeps the image's mode, owner, attributes and times.
+ *
+ * For what the agent writes later (PUT, and what changes with a restore) it keeps a copy of the mounts which no path
+ * leads to: that can be written to where the root is read-only, and nothing that programs mount afterwards (a dead FUSE
+ * for one) is in it to hang on.
  */
 #include "setup.h"
 
@@ -335,11 +338,10 @@ static int mount_run(struct ga_error *err)
 /* The root as the agent itself writes to it. A descriptor, or -errno with a sentence. */
 static int open_root(bool read_only, struct ga_error *err)
 {
-    long fd = read_only ? syscall(SYS_open_tree, AT_FDCWD, "/", OPEN_TREE_CLONE | AT_RECURSIVE | O_CLOEXEC)
-                        : open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    long fd = syscall(SYS_open_tree, AT_FDCWD, "/", OPEN_TREE_CLONE | AT_RECURSIVE | O_CLOEXEC);
 
     if (fd < 0)
-        return ga_error_sys(err, errno, "opening the root directory");
+        return ga_error_sys(err, errno, "copying the mounts of the root");
     if (read_only && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0) {
         int r = ga_error_sys(err, errno, "making the root read-only");
 
