@@ -68,7 +68,7 @@ static int send_config(struct sm_vm *vm, const struct sm_vm_config *c, enum purp
 
     *flags = (self_test ? CONTROL_CONFIG_SELF_TEST : 0) | (purpose == PREPARE ? CONTROL_CONFIG_PREPARE : 0) |
              (purpose == BOOT ? CONTROL_CONFIG_INITRAMFS : CONTROL_CONFIG_RESTORE) |
-             (c->profile ? CONTROL_CONFIG_PROFILE : 0);
+             (c->profile ? CONTROL_CONFIG_PROFILE : 0) | (worker_traced() ? CONTROL_CONFIG_TRACE : 0);
     if (purpose == BOOT && c->kernel_args)
         snprintf(req.config.cmdline, sizeof(req.config.cmdline), "%s", c->kernel_args);
     if (r >= 0 && purpose == BOOT) {

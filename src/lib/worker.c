@@ -128,6 +128,13 @@ static int move_up(int *fd)
     return 0;
 }
 
+bool worker_traced(void)
+{
+    const char *value = secure_getenv("SUPERMACHINE_TRACE");
+
+    return value && strcmp(value, "1") == 0;
+}
+
 static int add_actions(posix_spawn_file_actions_t *actions, int sock, int err_fd)
 {
     int r = posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDWR, 0);
@@ -209,6 +216,10 @@ int worker_spawn(struct worker **ret, struct loop *loop, const char *path, const
     }
     w->stderr_fd = pv[0];
     child_err = pv[1];
+    if (worker_traced()) { /* more than a pipe holds that is read at the end */
+        close(child_err);
+        child_err = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    }
     r = move_up(&child_sock);
     if (r == 0)
         r = move_up(&child_err);

@@ -19,6 +19,10 @@ struct worker_ops {
     void (*baked)(void *ctx, const struct control_baked *baked); /* once, after BAKE; NULL: nobody bakes */
 };
 
+/* $SUPERMACHINE_TRACE is 1: workers write to our stderr, and log accesses that nobody answers (CONTROL_CONFIG_TRACE).
+ */
+bool worker_traced(void);
+
 /* Start `path`. The loop, `ops` and `ctx` must outlive the worker. */
 int worker_spawn(struct worker **ret, struct loop *loop, const char *path, const struct worker_ops *ops, void *ctx,
                  struct sm_error *err);

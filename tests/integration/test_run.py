@@ -416,3 +416,14 @@ def test_several_at_once(start, busybox):
     for i, process in enumerate(processes):
         assert process.wait(RUN_TIMEOUT) == i
         assert process.stdout.read() == b"%d\n" % i
+
+
+# ---- Evidence ----
+
+def test_a_trace_of_what_nobody_answers(sm, busybox):
+    result = sm("run", "--boot", busybox, "true", env={"SUPERMACHINE_TRACE": "1"})
+    assert result.returncode == 0
+    lines = re.findall(rb"^supermachine-vmm: vcpu \d+: unhandled (?:MMIO|port) (?:read|write) of \d bytes at 0x[0-9a-f]+$",
+                       result.stderr, re.M)
+    assert lines and len(lines) <= 1000, result.stderr
+    assert sm("run", "--boot", busybox, "true", env={"SUPERMACHINE_TRACE": "0"}).stderr == b""
