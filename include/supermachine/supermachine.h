@@ -25,6 +25,8 @@
  * and the calls on it; any number of stores, in any number of processes, may be open on one directory. An image may be
  * shared by any number of machines and threads.
  *
+ * Size: the one header that programs include, mostly words; its parts are in the order in which they are needed.
+ *
  * A machine runs in a process of its own, sandboxed. It ends when the machine is freed or when its owner dies, however
  * that happens. To the kernel its owner is the thread that called sm_vm_start(): use one that lives as long.
  */

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `supermachine bake`: have the snapshot that later runs of an image restore. */
 #include <stdio.h>
+#include <string.h>
 
-#include "cli/format.h"
 #include "cli/json.h"
+#include "cli/record.h"
+#include "cli/snapshots.h"
 #include "cli/start_args.h"
 #include "cli/steps.h"
 
@@ -43,26 +45,55 @@ static int make(struct bake_options *o, const char *ref, struct sm_image *image,
     return r < 0 ? complain("%s", err.text) : 0;
 }
 
-static void print_json(const struct sm_bake_result *r)
+static void print_json(const struct sm_bake_result *r, const struct sm_snapshot_record *snapshot)
 {
     fputs("{\"key\":", stdout);
     json_string(stdout, r->key);
     printf(",\"baked\":%s,\"duration_ms\":%.3f,\"pause_ms\":%.3f,\"line\":", r->baked ? "true" : "false",
            (double)r->duration_ns / 1e6, (double)r->pause_ns / 1e6);
     json_string(stdout, r->line);
+    fputs(",\"snapshot\":", stdout);
+    snapshot ? snapshot_json(stdout, snapshot) : (void)fputs("null", stdout);
     puts("}");
 }
 
-static void print_text(const struct sm_bake_result *r)
+static void print_text(const struct sm_bake_result *r, const struct sm_snapshot_record *snapshot)
 {
-    if (!r->baked) {
+    char size[FORMAT_SIZE], base[FORMAT_SIZE];
+
+    if (r->baked)
+        printf("%s baked in %.2f s; it stood still for %.1f ms\n", r->key, (double)r->duration_ns / 1e9,
+               (double)r->pause_ns / 1e6);
+    else
         printf("%s was there already\n", r->key);
-        return;
-    }
-    printf("%s baked in %.2f s; it stood still for %.1f ms\n", r->key, (double)r->duration_ns / 1e9,
-           (double)r->pause_ns / 1e6);
     if (r->line[0])
         puts(r->line);
+    if (snapshot && snapshot->base)
+        printf("%s on disk, a difference to the base %s\n", format_size(size, snapshot->disk_bytes),
+               snapshot_short(base, snapshot->base));
+    else if (snapshot)
+        printf("%s on disk\n", format_size(size, snapshot->disk_bytes));
+}
+
+/* What was made, as the store has it now: another process may have removed it. */
+static int print_result(const struct bake_options *o, const struct sm_bake_result *r)
+{
+    struct sm_snapshot_record *list, *found;
+    struct sm_error err = SM_ERROR_INIT;
+    struct sm_store *store;
+    int res, code = store_open(&store);
+
+    if (code)
+        return code;
+    res = sm_snapshot_list(&list, store, &err);
+    sm_store_free(store);
+    if (res < 0)
+        return complain("%s", err.text);
+    for (found = list; found && strcmp(found->key, r->key) != 0; found = found->next)
+        ;
+    o->json ? print_json(r, found) : print_text(r, found);
+    sm_snapshot_records_free(list);
+    return 0;
 }
 
 static int run_bake(int argc, char **argv)
@@ -84,7 +115,7 @@ static int run_bake(int argc, char **argv)
     if (code == 0)
         code = make(&o, argv[first], image, argv + first + 1, &result);
     if (code == 0)
-        o.json ? print_json(&result) : print_text(&result);
+        code = print_result(&o, &result);
 out:
     sm_image_free(image);
     start_args_done(&o.start);

@@ -128,7 +128,8 @@ const struct command command_fsck = {
     .name = "fsck",
     .operands = "",
     .summary = "check the store, and repair it",
-    .about = "Checks every byte of the store against its digest and prints what is not right. Others may use the store "
+    .about = "Checks every byte of the store, images and snapshots, against its digest and prints what is not right. "
+             "Others may use the store "
              "meanwhile.\n\nExits with 1 when something is left that is not right.",
     .options = fsck_table,
     .notes = fsck_notes,

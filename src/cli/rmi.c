@@ -82,7 +82,7 @@ const struct command command_rmi = {
     .summary = "remove images from the store",
     .about =
         "Removes each IMAGE: a name, or an id of 'supermachine images'. With its last name an image goes, and what "
-        "no other image needs of it. Machines that run are not disturbed.",
+        "no other image needs of it, its snapshots among that. Machines that run are not disturbed.",
     .options = rmi_table,
     .run = run_rmi,
 };

@@ -38,7 +38,7 @@ def told(done):
 def baked(sm, busybox):
     """Busybox's own snapshot: its key."""
     made = json.loads(ok(sm("bake", "--json", busybox)))
-    assert re.fullmatch(KEY, made["key"]) and made["duration_ms"] > 0
+    assert re.fullmatch(KEY, made["key"]) and made["duration_ms"] > 0 and made["snapshot"]["key"] == made["key"]
     return made["key"]
 
 
@@ -103,8 +103,8 @@ def test_command_environment_user_directory_are_this_runs(sm, busybox, baked):
 
 @pytest.mark.kvm
 def test_force_bakes_anew(sm, busybox, baked):
-    made = sm("bake", "--force", busybox)
-    assert re.match(f"{baked} baked in ", ok(made))
+    made = ok(sm("bake", "--force", busybox))
+    assert re.match(f"{baked} baked in ", made) and " on disk, a difference to the base " in made
     assert told(sm("run", "-v", busybox, "true")) == "restored from a snapshot"
 
 
@@ -146,7 +146,6 @@ def test_export_remove_import_run(sm, baked, tmp_path):
     assert (run.returncode, run.stdout, run.stderr) == (0, b"from a directory\n", b"")
     key = ok(sm("snapshot", "import", input=data)).strip()
     assert snapshots(sm)[key]["base"] is None  # whole now
-    refused(sm("snapshot", "import", archive), "already")
     assert ok(sm("run", "--snapshot", key[:12], "echo", "imported")) == "imported\n"
     ok(sm("snapshot", "rm", "--force", key))
 
@@ -180,7 +179,6 @@ def test_save_a_machine_that_runs(sm, named, tmp_path, home):
     process = named(COUNTING)
     made = sm("snapshot", "create", "web", "one", cwd=tmp_path)
     assert ok(made) == "one\n" and b"stood still for" in made.stderr
-    assert "good" in ok(sm("snapshot", "verify", tmp_path / "one"))
     clone = sm("run", "--snapshot", tmp_path / "one", "cat", "/kept")
     assert (clone.returncode, clone.stdout) == (0, b"kept\n"), clone.stderr
     assert process.poll() is None, "the machine that was saved runs on"
@@ -285,7 +283,9 @@ def test_damaged_snapshots(sm, busybox, baked, tmp_path, home):
                                 ("metadata.json", says(b'"arch":"x86_64"', b'"arch":"arm64"'), "arm64"),
                                 ("metadata.json", says(b'"memory_mib":256', b'"memory_mib":512'), "memory"),
                                 ("memory", lambda path: os.truncate(path, 4096), "memory")):
-        subprocess.run(["cp", "-r", "--sparse=always", whole, spoilt], check=True)
+        shutil.copytree(whole, spoilt, copy_function=os.link)
+        (spoilt / name).unlink()
+        subprocess.run(["cp", "--sparse=always", whole / name, spoilt / name], check=True)
         change(spoilt / name)
         refused(sm("run", "--snapshot", spoilt, "true"), words)
         shutil.rmtree(spoilt)
