@@ -31,9 +31,6 @@
 #include "lib/remote.h"
 #include "lifecycle_regs.h"
 
-/* How long the guest may take to do what is asked on the first connection. */
-#define VM_ANSWER_TIMEOUT_MS 30000
-
 int vm_new(struct sm_vm **ret, struct sm_error *err)
 {
     struct sm_vm *vm = calloc(1, sizeof(*vm));
@@ -226,14 +223,14 @@ static void on_no_answer(struct loop_timer *timer)
     struct sm_vm *vm = timer->ctx;
     struct sm_error why = SM_ERROR_INIT;
 
-    sm_error_set(&why, ETIMEDOUT, "the guest's agent did not answer within %d ms", VM_ANSWER_TIMEOUT_MS);
+    sm_error_set(&why, ETIMEDOUT, "the guest's agent did not answer within %u ms", vm->start_timeout_ms);
     vm_fail(vm, &why);
 }
 
 void vm_owes(struct sm_vm *vm)
 {
     vm->owed++;
-    loop_timer_set(vm->loop, &vm->answer, io_now_ns() + VM_ANSWER_TIMEOUT_MS * 1000000ull, on_no_answer, vm);
+    loop_timer_set(vm->loop, &vm->answer, io_now_ns() + vm->start_timeout_ms * 1000000ull, on_no_answer, vm);
 }
 
 int vm_await_first(struct sm_vm *vm, struct sm_error *err)

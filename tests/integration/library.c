@@ -426,6 +426,49 @@ static void check_service(void)
     }
 }
 
+/* Every other trigger, with the image's own kind of command; and a file that comes along. */
+static void check_triggers(void)
+{
+    static const char *const script[] = {"sh", "-c", "cat /etc/extra/file; exit 3", NULL};
+    static const enum sm_trigger triggers[] = {SM_TRIGGER_PARKED, SM_TRIGGER_HEARTBEAT, SM_TRIGGER_AFTER};
+    struct sm_bake_file file = {.host = "/etc/hostname", .guest = "/etc/extra/file"};
+    struct sm_exec_config command = SM_EXEC_CONFIG_INIT;
+    struct sm_exec_result result = {.size = sizeof(result)};
+    struct sm_bake_config bake = SM_BAKE_CONFIG_INIT;
+    struct sm_vm_config config = SM_VM_CONFIG_INIT;
+    char want[256] = {0}, out[256];
+    FILE *f = fopen(file.host, "re");
+
+    CHECK(f && fread(want, 1, sizeof(want) - 1, f) > 0);
+    fclose(f);
+    command.args = script;
+    bake.workload = &command;
+    bake.files = &file;
+    bake.n_files = 1;
+    bake.heartbeat = 2;
+    config.bake = &bake;
+    for (int i = 0; i < 3; i++) {
+        struct sm_exec *exec;
+        int pv[2];
+
+        bake.trigger = triggers[i];
+        bake.after_ms = triggers[i] == SM_TRIGGER_AFTER ? 50 : 60000;
+        start_vm(&config);
+        CHECK(pipe2(pv, O_CLOEXEC) == 0);
+        command.out = pv[1];
+        CHECK(sm_exec_start(&exec, vm, &command, &err) == 0);
+        CHECK(sm_exec_wait(exec, &result, &err) == 0 && result.exit_code == 3);
+        read_end(pv, out, sizeof(out));
+        CHECK(strcmp(out, want) == 0);
+        sm_exec_free(exec);
+        close(pv[0]);
+        close(pv[1]);
+        sm_vm_free(vm);
+        vm = NULL;
+        command.out = -1;
+    }
+}
+
 static const struct {
     const char *name;
     void (*fn)(void);
@@ -442,6 +485,7 @@ static const struct {
     {"two-machines", check_two_machines},
     {"lives", check_lives},
     {"saves", check_saves},
+    {"triggers", check_triggers},
     {"service", check_service}, /* of an image that is one, on port 80 */
 };
 

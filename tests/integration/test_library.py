@@ -9,7 +9,8 @@ from conftest import OUT, RUN_TIMEOUT, environment, image
 pytestmark = pytest.mark.kvm
 
 CHECKS = ("many-execs", "concurrent-execs", "refusals", "stats-and-console", "stop", "killed-worker", "free-kills",
-          "timeout-and-stdin", "no-leaks", "two-machines", "lives", "saves")
+          "timeout-and-stdin", "no-leaks", "two-machines", "lives", "saves",
+          "triggers")
 
 
 @pytest.fixture
