@@ -187,9 +187,11 @@ static void all_requests_are_on_the_list(void **state)
 
 #define NAME_BYTES 24
 
-struct stat_entry {
-    struct kvm_stats_desc desc;
-    char name[NAME_BYTES];
+#define ENTRY_BYTES (sizeof(struct kvm_stats_desc) + NAME_BYTES)
+
+union stat_entry {
+    struct kvm_stats_desc desc; /* and the name behind it */
+    uint8_t room[ENTRY_BYTES];
 };
 
 /* The file of api.rst: header, descriptors, data. */
@@ -200,13 +202,15 @@ static int stats_file(uint32_t n_said, uint32_t name_size)
     struct kvm_stats_header h = {.name_size = name_size, .num_desc = n_said, .desc_offset = sizeof(h)};
     int fd = memfd_create("stats", MFD_CLOEXEC);
 
-    h.data_offset = (uint32_t)(sizeof(h) + 3 * sizeof(struct stat_entry));
+    h.data_offset = (uint32_t)(sizeof(h) + 3 * ENTRY_BYTES);
     assert_int_equal(pwrite(fd, &h, sizeof(h), 0), sizeof(h));
     for (unsigned i = 0; i < 3; i++) {
-        struct stat_entry e = {.desc = {.offset = i * 8, .size = 1}};
+        union stat_entry e = {.room = {0}};
 
-        strcpy(e.name, names[i]);
-        assert_int_equal(pwrite(fd, &e, sizeof(e), (off_t)(sizeof(h) + i * sizeof(e))), sizeof(e));
+        e.desc.offset = i * 8;
+        e.desc.size = 1;
+        strcpy((char *)e.room + sizeof(e.desc), names[i]);
+        assert_int_equal(pwrite(fd, &e, ENTRY_BYTES, (off_t)(sizeof(h) + i * ENTRY_BYTES)), ENTRY_BYTES);
         assert_int_equal(pwrite(fd, &values[i], 8, (off_t)(h.data_offset + i * 8)), 8);
     }
     return fd;
@@ -216,7 +220,6 @@ static void what_kvm_counts(void **state)
 {
     struct hv_counter counter[HV_MAX_COUNTERS];
 
-    assert_int_equal(sizeof(struct stat_entry), sizeof(struct kvm_stats_desc) + NAME_BYTES);
     assert_int_equal(hv_kvm.vcpu_counters(vcpu, counter), 0); /* nobody has asked it to */
     kvm.stats = stats_file(3, NAME_BYTES);
     hv_kvm.vcpu_count(vcpu);
