@@ -9,7 +9,8 @@
  * cut them short. The list of a diff is kept in memory.
  *
  * A diff of a machine holds what is its own (written since it was restored), and, of a machine that came from a diff,
- * that diff's pages: so it goes with the same base, and there are no chains. A full snapshot of a restored machine
+ * that diff's pages: so it goes with the same base, and there are no chains. Pages that are as in the base all the same
+ * (written back to what they were, a fifth of a small change) are left out. A full snapshot of a restored machine
  * holds what is its own and what its files have. Of a machine that was booted, it is what was ever touched.
  */
 #include "machine/snapshot_memory.h"
@@ -139,10 +140,14 @@ static int scan(const struct machine *m, enum snap_scan what, uint64_t *bitmap, 
 
 static int wanted_of_diff(const struct machine *m, uint64_t *bitmap, struct sm_error *err)
 {
-    if (!m->origin.known)
+    const struct snap_memory memory = machine_memory(m);
+    const struct origin *o = &m->origin;
+
+    if (!o->known)
         return sm_error_set(err, EINVAL, "a machine that was booted has no base that a diff could be made against");
-    snap_runs_mark(&m->origin.diff, bitmap);
-    return scan(m, SNAP_SCAN_PRIVATE, bitmap, err);
+    snap_runs_mark(&o->diff, bitmap);
+    int r = scan(m, SNAP_SCAN_PRIVATE, bitmap, err);
+    return r < 0 ? r : snap_memory_drop_same(&memory, o->base_fd >= 0 ? o->base_fd : o->memory_fd, bitmap, err);
 }
 
 static int wanted_of_clone(const struct machine *m, uint64_t *bitmap, struct sm_error *err)

@@ -70,6 +70,16 @@ uint32_t snap_memory_pages(const struct snap_memory *m)
     return (uint32_t)(sum / SNAP_PAGE);
 }
 
+static uint8_t *host_of(const struct snap_memory *m, uint32_t page)
+{
+    uint64_t at = (uint64_t)page * SNAP_PAGE;
+    unsigned i = 0;
+
+    while (at >= m->region[i].size)
+        at -= m->region[i++].size;
+    return m->region[i].host + at;
+}
+
 static bool is_zero(const uint8_t *page)
 {
     uint64_t head;
@@ -212,6 +222,38 @@ int snap_memory_mark_data(int fd, uint32_t pages, uint64_t *bitmap, struct sm_er
             snap_bit_set(bitmap, at);
     }
     return r < 0 ? sm_error_sys(err, -r, "cannot tell what the snapshot's memory holds") : 0;
+}
+
+/* `n` pages from `first`, whose bits are set, against the file's in `data`. */
+static void drop_same(const struct snap_memory *m, uint32_t first, uint32_t n, const uint8_t *data, uint64_t *bitmap)
+{
+    for (uint32_t page = first; page < first + n; page++, data += SNAP_PAGE)
+        if (memcmp(host_of(m, page), data, SNAP_PAGE) == 0)
+            snap_bit_clear(bitmap, page);
+}
+
+int snap_memory_drop_same(const struct snap_memory *m, int fd, uint64_t *bitmap, struct sm_error *err)
+{
+    CLEANUP_FREE uint8_t *buf = malloc(COPY_MAX);
+    uint32_t pages = snap_memory_pages(m), n;
+    int r = check_size(fd, pages, "base memory", err);
+
+    if (r == 0 && !buf)
+        r = sm_error_set(err, ENOMEM, "no memory to compare a snapshot");
+    for (uint32_t page = 0; r == 0 && page < pages; page += n) {
+        for (n = 0; page + n < pages && n < COPY_MAX / SNAP_PAGE && snap_bit(bitmap, page + n); n++)
+            ;
+        if (n == 0) {
+            n = page % 64 == 0 && !bitmap[page / 64] ? 64 : 1;
+            continue;
+        }
+        ssize_t got = io_pread_full(fd, buf, (size_t)n * SNAP_PAGE, (uint64_t)page * SNAP_PAGE);
+
+        if (got != (ssize_t)n * SNAP_PAGE)
+            return sm_error_sys(err, got < 0 ? (int)-got : EIO, "cannot read the snapshot's base memory");
+        drop_same(m, page, n, buf, bitmap);
+    }
+    return r;
 }
 
 /* --- saving --- */
@@ -508,16 +550,6 @@ static int prefetch_part(uint8_t *host, uint64_t size, int fd, uint64_t off, str
 {
     madvise(host, size, MADV_WILLNEED);
     return 0;
-}
-
-static uint8_t *host_of(const struct snap_memory *m, uint32_t page)
-{
-    uint64_t at = (uint64_t)page * SNAP_PAGE;
-    unsigned i = 0;
-
-    while (at >= m->region[i].size)
-        at -= m->region[i++].size;
-    return m->region[i].host + at;
 }
 
 /* Does a sample of these pages say that all is in the page cache? */

@@ -53,6 +53,9 @@ bool snap_memory_can_track(int pagemap_fd, int clear_refs_fd);
 /* Set the bits of pages for which a memory file of `pages` has data, not holes. */
 int snap_memory_mark_data(int fd, uint32_t pages, uint64_t *bitmap, struct sm_error *err);
 
+/* Clear the bits of pages that are, byte for byte, what the memory file `fd` has in their places. */
+int snap_memory_drop_same(const struct snap_memory *m, int fd, uint64_t *bitmap, struct sm_error *err);
+
 struct snap_memory_stats {
     uint64_t data_pages; /* written */
     uint64_t zero_pages; /* looked at, and left to be holes */

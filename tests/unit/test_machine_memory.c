@@ -197,6 +197,39 @@ static void full_is_base_and_diff(void **state)
     env_close(&full);
 }
 
+/* What was written back to what it was in the base is no change, even if a diff in between had it otherwise. */
+static void what_is_as_in_the_base_is_left_out(void **state)
+{
+    struct env *e = *state;
+    struct machine_files first = env_files(true), second = env_files(true);
+    struct machine_saved saved;
+    struct snap_runs runs;
+
+    clone_of_base(e);
+    write_page(e, 1050, 0x77);
+    write_page(e, 1051, (uint8_t)1051); /* as it is */
+    write_page(e, 7000, 0);             /* likewise, where there is nothing */
+    save(e, &first, MACHINE_SAVE_DIFF, &saved);
+    assert_int_equal(snap_runs_read(&runs, SNAP_RUNS_DIFF, PAGES, first.diff, NULL), 0);
+    assert_int_equal(runs.n, 1);
+    assert_int_equal(runs.run[0].first, 1050);
+    assert_int_equal(runs.run[0].count, 1);
+    snap_runs_done(&runs);
+    env_finish(e);
+
+    first.base = e->files.memory;
+    env_clone(e, &first);
+    write_page(e, 1050, (uint8_t)1050);
+    save(e, &second, MACHINE_SAVE_DIFF, &saved);
+    assert_int_equal(saved.data_pages + saved.zero_pages, 0);
+    env_finish(e);
+    second.base = e->files.memory;
+    env_clone(e, &second);
+    assert_int_equal(page(e, 1050)[9], (uint8_t)1050);
+    env_close(&first);
+    env_close(&second);
+}
+
 static void a_diff_needs_a_base(void **state)
 {
     struct env *e = *state;
@@ -481,8 +514,10 @@ static void what_was_cut_short_is_not_saved(void **state)
     write_page(e, 5000, 1);
     assert_int_equal(ftruncate(e->files.memory, 2000 * SNAP_PAGE), 0);
     write_page(e, 1000, 1);
-    assert_int_equal(machine_save(e->m, &files, MACHINE_SAVE_DIFF, &saved, &err), -EIO);
-    assert_non_null(strstr(err.text, MACHINE_CUT_SENTENCE));
+    assert_int_equal(machine_save(e->m, &files, MACHINE_SAVE_DIFF, &saved, &err), -EBADMSG);
+    assert_non_null(strstr(err.text, "truncated"));
+    assert_int_equal(machine_check_memory(e->m, &err), -EIO); /* what it says when the cut comes later */
+    assert_string_equal(err.text, MACHINE_CUT_SENTENCE);
     assert_false(atomic_load(&e->m->group.pause));
     env_close(&files);
 }
@@ -508,6 +543,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(full_is_base_and_diff),
+        TEST(what_is_as_in_the_base_is_left_out),
         TEST(a_diff_needs_a_base),
         TEST(a_diff_that_does_not_fit_is_refused),
         TEST(touched_pages_are_listed_and_read_ahead),

@@ -454,6 +454,35 @@ static void pages_are_read_ahead(void **state)
     guest_free(g);
 }
 
+static void pages_that_are_the_same_are_dropped(void **state)
+{
+    struct guest *g = guest_new();
+    struct snap_memory_stats stats;
+    struct sm_error err = SM_ERROR_INIT;
+    uint64_t want[SNAP_BITMAP_WORDS(PAGES)] = {0};
+
+    for (uint32_t n = 0; n < 900; n++) /* longer than what is read at once, and over the regions' border */
+        touch(g, n);
+    int fd = saved(g, NULL, &stats);
+    page(g, 0)[0] ^= 1;
+    page(g, LOW)[7] ^= 1;
+    page(g, 899)[SNAP_PAGE - 1] ^= 1;
+    static const uint32_t changed[] = {0, LOW, 899, 2000, PAGES - 1};
+    touch(g, 2000);                /* over a hole */
+    touch(g, PAGES - 1);           /* likewise */
+    snap_bit_set(g->bitmap, 2500); /* zero over a hole */
+    for (size_t i = 0; i < sizeof(changed) / sizeof(changed[0]); i++)
+        snap_bit_set(want, changed[i]);
+    page(g, 3000)[0] = 1; /* is not asked about */
+    assert_int_equal(snap_memory_drop_same(&g->m, fd, g->bitmap, NULL), 0);
+    assert_memory_equal(g->bitmap, want, sizeof(want));
+    assert_int_equal(ftruncate(fd, SNAP_PAGE), 0);
+    assert_int_equal(snap_memory_drop_same(&g->m, fd, g->bitmap, &err), -EBADMSG);
+    assert_non_null(strstr(err.text, "truncated"));
+    close(fd);
+    guest_free(g);
+}
+
 /* A file that is brought up to date while memory changes: what is zero now is zero there, too. */
 static void an_update_is_exact(void **state)
 {
@@ -546,6 +575,7 @@ int main(void)
         cmocka_unit_test(a_full_capture_of_a_clone_needs_no_holes),
         cmocka_unit_test(a_merge_that_fails_is_told),
         cmocka_unit_test(pages_are_read_ahead),
+        cmocka_unit_test(pages_that_are_the_same_are_dropped),
         cmocka_unit_test(an_update_is_exact),
         cmocka_unit_test(writes_are_tracked),
     };
