@@ -326,10 +326,12 @@ static int trigger(struct bake *b, const struct snapshot_draft *draft)
     }
     if (r == 0 && !pre_exec)
         r = vm_await_first(b->vm, b->err);
-    if (r == 0 && draft && !pre_exec)
-        r = arm(b, draft);
     if (r == 0 && !pre_exec)
         r = start_workload(b);
+    /* From here on its time runs; a machine saved before its workload had started would wait for it for ever. What the
+     * workload has done already is known to the worker. */
+    if (r == 0 && draft && !pre_exec)
+        r = arm(b, draft);
     if (r < 0 || !draft)
         return r;
     r = vm_tell(b->vm, SM_VM_TRIGGER, b->plan->trigger_text, b->err);

@@ -231,11 +231,16 @@ static void fire(enum control_trigger trigger)
     reply(&rep);
 }
 
+static bool listened;
+
 static void on_event(void)
 {
     uint32_t kind;
 
-    if (read(events[0], &kind, sizeof(kind)) != sizeof(kind) || !armed.on || is("never"))
+    if (read(events[0], &kind, sizeof(kind)) != sizeof(kind))
+        return;
+    listened = listened || kind == SM_LC_EV_LISTENER; /* a state, which may be there before the bake is armed */
+    if (!armed.on || is("never"))
         return;
     if (kind == SM_LC_EV_PRE_EXEC && armed.flags & CONTROL_BAKE_PRE_EXEC)
         fire(CONTROL_TRIGGER_PRE_EXEC);
@@ -250,6 +255,13 @@ static void arm(const struct control_request *req, const int *fds, unsigned n_fd
     armed.n_fds = n_fds;
     for (unsigned i = 0; i < n_fds; i++)
         armed.fds[i] = dup(fds[i]);
+}
+
+/* Once its owner knows that it is armed. */
+static void first_look(void)
+{
+    if (armed.on && listened && armed.flags & CONTROL_BAKE_LISTENER && !is("never"))
+        fire(CONTROL_TRIGGER_LISTENER);
 }
 
 /* ---- Control ---- */
@@ -319,6 +331,8 @@ static void handle(struct control_request *req, const int *fds, unsigned n_fds)
 {
     use_fds(req, fds, n_fds);
     answer(req);
+    if (req->type == CONTROL_BAKE)
+        first_look();
     if (req->type == CONTROL_STOP)
         end(CONTROL_EXIT_STOPPED, "");
     if (req->type == CONTROL_VSOCK_CONNECT && is("lose"))
