@@ -19,7 +19,8 @@
  * A guest that writes faster than it is copied gets its pause after MAX_ROUNDS, as long as what is then left takes.
  * Huge pages count as written as a whole; memory that came from a snapshot has none.
  *
- * Threads: the loop's. Not done: two live saves of a machine at once.
+ * Threads: the loop's. Not done: two live saves of a machine at once; writing to the files in a thread of its own, so a
+ * disk that holds a write up holds the devices up, too.
  */
 #include <errno.h>
 #include <stdlib.h>
