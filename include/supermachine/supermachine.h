@@ -619,6 +619,13 @@ struct sm_exec_config {
      * where it names none), and `grace_ms` later (0: 10 seconds) SIGKILL.
      */
     uint32_t timeout_ms, grace_ms;
+
+    /*
+     * Not 0: the machine's main command, of which there is one at a time; its end ends all that it has started. Clones
+     * of the machine (sm_vm_save) go on with it, where other commands are gone: the first sm_exec_start() of the same
+     * command there is given that one. Not with `tty` or `in`, which nobody could take over.
+     */
+    int workload;
 };
 
 #define SM_EXEC_CONFIG_INIT                                                                                            \
@@ -833,8 +840,9 @@ struct sm_save_result {
 
 /*
  * Save a machine that runs as a snapshot: `dest` is a directory that must not be there yet, or NULL: in the store, by a
- * key of its own. It runs on. What its commands are doing then, their clones do, too, but nobody hears of it: their
- * connections are reset. `flags` are of SM_SAVE_*; `result` may be NULL.
+ * key of its own. It runs on. In its clones the commands that run now are gone, but for its workload (sm_exec_config):
+ * that goes on there, and is also what a command with an empty configuration is given. `flags` are of SM_SAVE_*;
+ * `result` may be NULL.
  */
 SM_API int sm_vm_save(struct sm_vm *vm, const char *dest, uint32_t flags, struct sm_save_result *result,
                       struct sm_error *err);

@@ -86,6 +86,7 @@ static void describe_command(struct run *run, char **argv)
     c->in = run->o.interactive ? STDIN_FILENO : -1;
     c->out = STDOUT_FILENO;
     c->err = STDERR_FILENO;
+    c->workload = !c->tty && c->in < 0;
 }
 
 static int start_machine(struct run *run, const char *label)

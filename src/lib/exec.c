@@ -111,6 +111,8 @@ static void finish_first(struct sm_exec *x)
 
 static void over(struct sm_exec *x)
 {
+    if (x->vm->workload_exec == x)
+        x->vm->workload_exec = NULL;
     source_close(&x->in);
     close_timer(x);
     link_free(x->link);
@@ -329,9 +331,24 @@ static int attach(struct sm_exec *x, struct sm_error *err)
 
     if (r == 0)
         r = agent_attach(x->link->agent, err);
-    if (r == 0)
+    if (r == 0) {
         x->vm->workload_waits = false;
+        x->vm->workload_exec = x;
+    }
     return r;
+}
+
+/* Nothing is asked for: in a clone of somebody's machine, what went on there. */
+static bool asks_nothing(const struct sm_exec_config *c)
+{
+    return !c->args && !c->entrypoint && !c->cmd && !(c->env && *c->env) && !c->cwd && !c->user;
+}
+
+static bool is_waiting(const struct sm_vm *vm, const struct sm_exec_config *c, const struct runspec *spec)
+{
+    if (!vm->workload_waits || c->tty || c->in >= 0)
+        return false;
+    return runspec_equal(spec, &vm->workload) || (vm->from && vm->from->meta.kind == SNAPSHOT_VM && asks_nothing(c));
 }
 
 static int request(struct sm_exec *x, const struct sm_exec_config *c, struct sm_error *err)
@@ -341,18 +358,25 @@ static int request(struct sm_exec *x, const struct sm_exec_config *c, struct sm_
     struct runspec_request want = runspec_request_of(c);
     struct runspec spec;
     int r = runspec_build(&spec, image, &want, err);
-    bool waits = r == 0 && vm->workload_waits && !c->tty && c->in < 0 && runspec_equal(&spec, &vm->workload);
+    /* A machine that goes back to one that runs finds it again: no other takes its place. */
+    bool comes_with_one = vm->from && vm->from->meta.workload;
+    bool workload = c->workload && !comes_with_one && !vm->workload_waits && !vm->workload_exec;
 
-    if (waits) {
+    if (r < 0)
+        return r;
+    if (is_waiting(vm, c, &spec)) {
         runspec_done(&spec);
         return attach(x, err);
     }
-    if (r == 0) {
+    if (workload) {
+        runspec_done(&vm->workload);
+        vm->workload = spec;
+    } else {
         runspec_done(&spec);
-        want.hostname = vm->hostname;
-        want.tty = c->tty != 0;
-        r = runspec_build(&spec, image, &want, err);
     }
+    want.hostname = vm->hostname;
+    want.tty = c->tty != 0;
+    r = runspec_build(&spec, image, &want, err);
     if (r < 0)
         return r;
     struct agent_exec exec = {.argv = (const char *const *)spec.argv.list,
@@ -361,12 +385,16 @@ static int request(struct sm_exec *x, const struct sm_exec_config *c, struct sm_
                               .user = spec.user,
                               .tty = c->tty != 0,
                               .open_stdin = c->in >= 0,
+                              .workload = workload,
+                              .detached = workload,
                               .create_cwd = true,
                               .rows = c->rows,
                               .cols = c->cols};
     r = get_link(x, err);
     if (r == 0)
         r = agent_exec(x->link->agent, &exec, err);
+    if (r == 0 && workload)
+        vm->workload_exec = x;
     runspec_done(&spec);
     return r;
 }
@@ -379,6 +407,8 @@ int sm_exec_start(struct sm_exec **ret, struct sm_vm *vm, const struct sm_exec_c
 
     if (r < 0)
         return r;
+    if (config.workload && (config.tty || config.in >= 0))
+        return sm_error_set(err, EINVAL, "a machine's workload has neither a terminal nor standard input");
     r = vm->first ? vm_ended(vm, err) : vm_await_first(vm, err);
     if (r < 0)
         return r;
@@ -415,6 +445,9 @@ void sm_exec_free(struct sm_exec *x)
     if (!x)
         return;
     finish_first(x);
+    /* The end of its connection is not the workload's. */
+    if (x->vm->workload_exec == x && x->link)
+        agent_signal(x->link->agent, SIGKILL, AGENT_TARGET_TREE);
     over(x);
     sink_close(&x->out);
     sink_close(&x->err);

@@ -22,6 +22,8 @@ static const char *const *as_const(char **list)
 
 static void describe(const struct sm_vm *vm, bool diff, struct snapshot_meta *ret)
 {
+    bool workload = vm->workload_waits || vm->workload_exec;
+
     *ret = (struct snapshot_meta){.kind = SNAPSHOT_VM,
                                   .image_digest = oci_image_digest(vm->image->oci),
                                   .image_name = vm->image->ref,
@@ -31,11 +33,13 @@ static void describe(const struct sm_vm *vm, bool diff, struct snapshot_meta *re
                                   .kernel_args = vm->kernel_args,
                                   .memory_mib = vm->memory_mib,
                                   .vcpus = vm->vcpus,
-                                  .workload = vm->workload.argv.n != 0,
-                                  .cmd = as_const(vm->workload.argv.list),
-                                  .env = as_const(vm->workload.env.list),
-                                  .cwd = vm->workload.cwd,
-                                  .user = vm->workload.user};
+                                  .workload = workload};
+    if (workload) {
+        ret->cmd = as_const(vm->workload.argv.list);
+        ret->env = as_const(vm->workload.env.list);
+        ret->cwd = vm->workload.cwd;
+        ret->user = vm->workload.user;
+    }
     if (diff)
         snapshot_base_of(ret, vm->from);
 }
@@ -128,6 +132,7 @@ int sm_vm_rewind(struct sm_vm *vm, struct sm_error *err)
     if (r < 0)
         return sm_error_wrap(err, "putting the machine back");
     vm->workload_waits = vm->from->meta.workload;
+    vm->workload_exec = NULL;
     return 0;
 }
 

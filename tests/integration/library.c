@@ -371,25 +371,46 @@ static void check_lives(void)
         CHECK(strlen(ids[i]) == 33 && strcmp(ids[i], ids[(i + 1) % 3]) != 0);
 }
 
-/* What ran before a save is there in its clones, and the machine itself runs on. */
+/* What ran before a save is there in its clones, the workload runs on in both, and the machine itself does. */
 static void check_saves(void)
 {
     struct sm_save_result saved = {.size = sizeof(saved)};
+    struct sm_exec_config workload = SM_EXEC_CONFIG_INIT, nothing = SM_EXEC_CONFIG_INIT;
+    struct sm_exec_result result = {.size = sizeof(result)};
     struct sm_snapshot *snapshot;
+    struct sm_exec *exec;
     struct sm_store *store;
     char out[64];
 
     CHECK(sm_store_open(&store, NULL, &err) == 0);
     start_vm(NULL);
     run(ARGS("sh", "-c", "echo kept >/kept"), NULL, 0);
+    workload.args = ARGS("sh", "-c", "until test -e /go; do sleep 0.1; done; exit 5");
+    workload.workload = 1;
+    CHECK(sm_exec_start(&exec, vm, &workload, &err) == 0);
     CHECK(sm_vm_save(vm, NULL, SM_SAVE_DIFF | SM_SAVE_LIVE, &saved, &err) == 0 && saved.pause_ns > 0);
     run(ARGS("rm", "/kept"), NULL, 0);
+    run(ARGS("touch", "/go"), NULL, 0);
+    CHECK(sm_exec_wait(exec, &result, &err) == 0 && result.exit_code == 5);
+    sm_exec_free(exec);
     sm_vm_free(vm);
     CHECK(sm_snapshot_open(&snapshot, store, saved.key, &err) == 0);
     CHECK(sm_vm_restore(&vm, snapshot, NULL, &err) == 0);
     sm_snapshot_free(snapshot);
     run(ARGS("cat", "/kept"), out, sizeof(out));
     CHECK(strcmp(out, "kept\n") == 0);
+    CHECK(sm_exec_start(&exec, vm, &nothing, &err) == 0);
+    run(ARGS("touch", "/go"), NULL, 0);
+    CHECK(sm_exec_wait(exec, &result, &err) == 0 && result.exit_code == 5);
+    sm_exec_free(exec);
+    /* One that is given up is killed. */
+    CHECK(sm_exec_start(&exec, vm, &workload, &err) == 0);
+    run(ARGS("rm", "/go"), NULL, 0);
+    sm_exec_free(exec);
+    CHECK(sm_exec_start(&exec, vm, &workload, &err) == 0);
+    run(ARGS("touch", "/go"), NULL, 0);
+    CHECK(sm_exec_wait(exec, &result, &err) == 0 && result.exit_code == 5);
+    sm_exec_free(exec);
     CHECK(sm_snapshot_remove(store, saved.key, NULL, NULL, &err) == 0);
     sm_store_free(store);
 }
