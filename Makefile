@@ -63,7 +63,7 @@ fmt: ## format the C sources
 bench: all ## measure: NAME=boot|overhead|convert|pull|restore[-PART] (all); ROUNDS=n; ICOUNT=1 counts instructions
 	@bench/run $(NAME)
 
-soak: ## the integration tests with their long repetitions (an hour and more)
+soak: ## the integration tests with their long repetitions (hours); GATES=n: so many percent of the snapshot gates
 	@SOAK=1 scripts/check integration
 
 testbed: export CMD_LINE = $(value CMD)

@@ -24,6 +24,10 @@ GATES = int(os.environ.get("GATES", "100" if SOAK else "1"))
 ROUND_TIMEOUT = 120  # seconds for what takes about one
 
 
+THREADS = """head -n 99 /proc/interrupts /proc/stat; for t in /proc/$(pidof check | tr ' ' '\n' | head -n 1)/task/*; do
+cat $t/stat $t/wchan $t/syscall; echo; done; sleep 1; cat /proc/$(pidof check)/task/*/stat"""
+
+
 def rounds(full):
     return max(1, full * GATES // 100)
 
@@ -51,7 +55,10 @@ class Machine:
             agent.close()
 
     def check(self, *argv):
-        status, out = self.run("/bin/check", *argv)
+        try:
+            status, out = self.run("/bin/check", *argv)
+        except (OSError, EOFError) as gone:
+            raise AssertionError(f"check {' '.join(argv)}: {gone!r}{self.evidence()}") from gone
         assert status == 0, f"check {' '.join(argv)}: {status}: {out}{self.evidence()}"
         return out.strip()
 
@@ -70,11 +77,14 @@ class Machine:
         return sock
 
     def evidence(self):
-        """What the machine's console says, for a failed test's message."""
-        try:
-            return f"\nconsole: {self.worker.console()}"
-        except (OSError, EOFError, w.WorkerError) as gone:
-            return f"\nno console: {gone}"
+        """What there is to be known of a machine that fails: its console, what its threads are at, its exits."""
+        found = [f"events: {self.worker.events}"]
+        for what in (self.worker.console, lambda: self.run("/bin/sh", "-c", THREADS)[1], self.worker.stats):
+            try:
+                found.append(str(what()))
+            except (OSError, EOFError, w.WorkerError, agentclient.AgentError) as gone:
+                found.append(f"not to be had: {gone!r}")
+        return "\n" + "\n".join(found)
 
     def stop(self):
         self.worker.close()

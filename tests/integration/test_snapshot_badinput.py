@@ -322,27 +322,6 @@ def test_memory_of_another_length(saved, change):
     refused(saved, "memory")
 
 
-@pytest.mark.kvm
-def test_memory_cut_while_it_is_mapped(linux_saved, lab, shelf):
-    """What the guest has not touched is gone: the machine ends, and that is said; it does not pass for a good end."""
-    path = shelf.new()
-    for name in ("state", "memory"):
-        shutil.copyfile(linux_saved / name, path / name)
-    clone = lab.restore(path)
-    os.truncate(path / "memory", 0)
-    try:
-        clone.check("start", "8")
-        pytest.fail("a machine without its memory went on")
-    except (EOFError, OSError, w.WorkerError, AssertionError):
-        pass
-    try:
-        _, reason, text, _ = clone.worker.event("exited", 30)
-        assert reason == "vcpu-error" and "memory" in text, (reason, text)
-        assert clone.worker.close() == 0
-    except EOFError:  # it was in the middle of a device's work: the owner sees how it ended
-        assert clone.worker.proc.wait(30) != 0
-
-
 def test_not_even_files(saved):
     for name in ("state", "memory"):
         os.rename(saved / name, saved / "kept")
