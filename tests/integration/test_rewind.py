@@ -133,5 +133,6 @@ def test_an_idle_clone_is_quiet(clone):
           f"time, {used[1]:.2f} of them the loop's\n{exits}\n{after['profile']}")
     assert sum(exits.values()) < IDLE_EXITS * IDLE_SECONDS / 10, exits
     assert all_exits < IDLE_EXITS * IDLE_SECONDS * VCPUS
-    # An emulated processor is slow, and slower when its host is busy: so the guest's own share is bounded loosely.
-    assert used[1] <= 0.02 and used[0] <= 0.25 * IDLE_SECONDS
+    # An emulated processor is slow, and slower when its host is busy: so time is bounded loosely. Being asked for
+    # statistics takes the loop a few ticks of 10 ms, too.
+    assert used[1] <= 0.01 * IDLE_SECONDS + 0.02 and used[0] <= 0.25 * IDLE_SECONDS
