@@ -163,17 +163,21 @@ def test_require_listener_refuses(sm, busybox):
 
 # ---- Machines that run ----
 
-COUNTING = "echo kept >/kept; echo ready; i=0; while :; do i=$((i + 1)); echo $i >/count; sleep 0.02; done"
+COUNTING = "echo kept >/kept; echo ready; i=0; while :; do i=$((i + 1)); echo $i >/count; echo at $i; sleep 0.05; done"
 
 
 @pytest.mark.kvm
-def test_save_a_machine_that_runs(sm, named, tmp_path, home):
+def test_save_a_machine_that_runs(sm, start, named, tmp_path):
     process = named(COUNTING)
     made = sm("snapshot", "create", "web", "one", cwd=tmp_path)
     assert ok(made) == "one\n" and b"stood still for" in made.stderr
     clone = sm("run", "--snapshot", tmp_path / "one", "cat", "/kept")
     assert (clone.returncode, clone.stdout) == (0, b"kept\n"), clone.stderr
     assert process.poll() is None, "the machine that was saved runs on"
+    # Without a command the clone's own goes on.
+    clone = start("run", "--snapshot", tmp_path / "one")
+    assert re.search(rb"at \d+\n", read_until(clone.stdout, b"\n"))
+    end(clone)
     # To the store, as a difference; by its key.
     made = json.loads(ok(sm("snapshot", "create", "--diff", "--json", "web")))
     listed = snapshots(sm)[made["key"]]
