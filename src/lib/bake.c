@@ -308,6 +308,7 @@ static int await_baked(struct bake *b)
     if (baked->report.exit == CONTROL_BAKE_SNAPSHOT_SAVED && !baked->report.code)
         return 1;
     sm_error_set(&why, baked->report.code ? baked->report.code : EIO, "%s", baked->report.text);
+    vm_advise_room(&why);
     return not_stored(b, &why);
 }
 

@@ -203,6 +203,16 @@ int vm_await(struct sm_vm *vm, const bool *flag, uint64_t deadline_ns, struct sm
     return *flag ? 0 : vm_ended(vm, err);
 }
 
+void vm_advise_room(struct sm_error *err)
+{
+    size_t n;
+
+    if (!err || (err->code != ENOSPC && err->code != EDQUOT))
+        return;
+    n = strlen(err->text);
+    snprintf(err->text + n, sizeof(err->text) - n, ": make room there ('supermachine prune' does in the image store)");
+}
+
 int vm_ask(struct sm_vm *vm, struct control_request *req, const int *fds, unsigned n_fds, enum control_report_type want,
            struct control_report *ret, struct sm_error *err)
 {
@@ -215,6 +225,8 @@ int vm_ask(struct sm_vm *vm, struct control_request *req, const int *fds, unsign
     pipe_guard_enter(&guard);
     r = worker_await(vm->worker, id, want, ret, err);
     pipe_guard_leave(&guard);
+    if (r < 0 && req->type == CONTROL_SAVE)
+        vm_advise_room(err);
     return r;
 }
 

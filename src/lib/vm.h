@@ -118,6 +118,9 @@ int vm_round(struct sm_vm *vm, int timeout_ms, struct sm_error *err);
 /* Rounds until `*flag`, the machine's end or `deadline_ns`. 0 also at the last; or -errno. */
 int vm_await(struct sm_vm *vm, const bool *flag, uint64_t deadline_ns, struct sm_error *err);
 
+/* The worker knows files, not where they are: says what to do when their disk is full. */
+void vm_advise_room(struct sm_error *err);
+
 /* Ask the worker and wait for its answer; commands' streams move meanwhile. */
 int vm_ask(struct sm_vm *vm, struct control_request *req, const int *fds, unsigned n_fds, enum control_report_type want,
            struct control_report *ret, struct sm_error *err);

@@ -229,6 +229,7 @@ static void without_space_the_machine_goes_on(void **state)
     config = told_config("full", &t);
     assert_int_equal(sm_image_bake(vm_image, &config, &result, &vm_err), -ENOSPC);
     assert_non_null(strstr(vm_err.text, "No space left"));
+    assert_non_null(strstr(vm_err.text, "make room there"));
 }
 
 static void baking_alone(void **state)
