@@ -111,8 +111,10 @@ static void finish_first(struct sm_exec *x)
 
 static void over(struct sm_exec *x)
 {
-    if (x->vm->workload_exec == x)
+    if (x->vm->workload_exec == x) {
         x->vm->workload_exec = NULL;
+        x->vm->workload_started = true;
+    }
     source_close(&x->in);
     close_timer(x);
     link_free(x->link);
@@ -176,6 +178,16 @@ static void on_output(struct agent *a, void *ctx, enum agent_stream stream, cons
 
     (void)a;
     sink_write(sink_of(link->exec, stream), data, len);
+}
+
+static void on_started(struct agent *a, void *ctx, uint32_t pid)
+{
+    struct link *link = ctx;
+
+    (void)a;
+    (void)pid;
+    if (link->vm->workload_exec == link->exec)
+        link->vm->workload_started = true;
 }
 
 static void on_stdin_room(struct agent *a, void *ctx)
@@ -254,6 +266,7 @@ static void on_error(struct agent *a, void *ctx, const struct sm_error *err)
 
 const struct agent_ops exec_agent_ops = {
     .on_done = on_done,
+    .on_started = on_started,
     .on_output = on_output,
     .on_stdin_room = on_stdin_room,
     .on_exit = on_exit_frame,
@@ -334,6 +347,7 @@ static int attach(struct sm_exec *x, struct sm_error *err)
     if (r == 0) {
         x->vm->workload_waits = false;
         x->vm->workload_exec = x;
+        x->vm->workload_started = true;
     }
     return r;
 }
@@ -393,8 +407,10 @@ static int request(struct sm_exec *x, const struct sm_exec_config *c, struct sm_
     r = get_link(x, err);
     if (r == 0)
         r = agent_exec(x->link->agent, &exec, err);
-    if (r == 0 && workload)
+    if (r == 0 && workload) {
         vm->workload_exec = x;
+        vm->workload_started = false;
+    }
     runspec_done(&spec);
     return r;
 }

@@ -77,7 +77,8 @@ struct sm_vm {
     bool settled;                    /* sm_vm_settle() has done its work */
     bool workload_waits;             /* it runs, for the command that wants the same */
     struct runspec workload;         /* what it is; .argv empty: there is none */
-    struct sm_exec *workload_exec; /* the command that has it, while that runs */
+    struct sm_exec *workload_exec;   /* the command that has it, while that runs */
+    bool workload_started;           /* the guest has said so, or that it will not be */
     unsigned execs_ended;
     struct remote *remote; /* NULL: other processes don't reach it */
     struct sm_error ended; /* .code set once the machine has ended: said by every later call */

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/io.h"
 #include "lib/options.h"
 #include "lib/vm.h"
 #include "snap/limits.h"
@@ -42,6 +43,19 @@ static void describe(const struct sm_vm *vm, bool diff, struct snapshot_meta *re
     }
     if (diff)
         snapshot_base_of(ret, vm->from);
+}
+
+/* One that is on its way to the guest would be in neither machine: its clone's agent would know of none. */
+static int await_workload(struct sm_vm *vm, struct sm_error *err)
+{
+    int r;
+
+    if (!vm->workload_exec)
+        return 0;
+    r = vm_await(vm, &vm->workload_started, io_now_ns() + vm->start_timeout_ms * 1000000ull, err);
+    if (r == 0 && !vm->workload_started)
+        r = sm_error_set(err, ETIMEDOUT, "its workload has not started within %u ms", vm->start_timeout_ms);
+    return r;
 }
 
 static int check_save(const struct sm_vm *vm, uint32_t flags, struct sm_error *err)
@@ -87,6 +101,8 @@ int sm_vm_save(struct sm_vm *vm, const char *dest, uint32_t flags, struct sm_sav
     struct control_saved saved = {0};
     int r = check_save(vm, flags, err);
 
+    if (r == 0)
+        r = await_workload(vm, err);
     if (r == 0)
         r = dest ? snapshot_draft_new_dir(&draft, vm->store, dest, err)
                  : snapshot_draft_new(&draft, vm->store, NULL, err);
