@@ -24,7 +24,9 @@
  * new time and before do_settimeofday64() waits for the other CPUs: in the timekeeper's own notifier.
  *
  * Park. Every CPU but the first is asked by an asynchronous call to spin in it, interrupts off, until `released`. A call
- * that arrives late finds `released` set and leaves. So nobody waits for CPUs which cannot answer.
+ * that arrives late finds `released` set and leaves. So nobody waits for CPUs which cannot answer. The first CPU stays
+ * in the thread until it is told to go on, with interrupts on: anything else that ran there might wait for an answer of
+ * a parked CPU, without ever giving the thread its turn again.
  *
  * Limits: one device; a record is 16 bytes, a notice 24, a text SM_LC_TEXT_SIZE; nothing a program writes is kept. The
  * device node is root's.
@@ -250,11 +252,18 @@ static void sm_park(struct sm_lifecycle *lc)
     WRITE_ONCE(lc->released, false);
     for_each_online_cpu(cpu)
     {
-        if (cpu == 0)
-            continue;
-        INIT_CSD(per_cpu_ptr(&sm_park_call, cpu), sm_hold, lc);
-        smp_call_function_single_async(cpu, per_cpu_ptr(&sm_park_call, cpu));
+        /* EBUSY: the call of an earlier time is still on its way, and will do. */
+        if (cpu != 0)
+            smp_call_function_single_async(cpu, per_cpu_ptr(&sm_park_call, cpu));
     }
+}
+
+/* The interrupt tells, on this CPU; then the thread has its next turn. */
+static void sm_park_until_told(struct sm_lifecycle *lc)
+{
+    sm_park(lc);
+    while (!(atomic_read(&lc->todo) & (SM_LC_INT_UNPARK | SM_LC_INT_RESTORED)))
+        cpu_relax();
 }
 
 static void sm_release(struct sm_lifecycle *lc)
@@ -344,7 +353,7 @@ static irqreturn_t sm_act(int irq, void *data)
     if (bits & SM_LC_INT_UNPARK)
         sm_release(lc);
     else if (bits & SM_LC_INT_PARK)
-        sm_park(lc);
+        sm_park_until_told(lc);
 
     spin_lock_irq(&lc->lock);
     /* Whole: the interrupt, which writes it, comes to this CPU only. It takes no lock, since a CPU that is not yet running
@@ -449,7 +458,7 @@ static int __init sm_probe(struct platform_device *pdev)
     struct device *dev = &pdev->dev;
     struct resource *res;
     void __iomem *regs;
-    int irq, err;
+    int irq, err, cpu;
 
     if (lc->regs)
         return dev_err_probe(dev, -EBUSY, "a machine has one lifecycle device\n");
@@ -469,6 +478,10 @@ static int __init sm_probe(struct platform_device *pdev)
     irq = platform_get_irq(pdev, 0);
     if (irq < 0)
         return irq;
+    for_each_possible_cpu(cpu)
+    {
+        INIT_CSD(per_cpu_ptr(&sm_park_call, cpu), sm_hold, lc);
+    }
     lc->regs = regs;
     err = devm_request_threaded_irq(dev, irq, sm_interrupt, sm_act, IRQF_NOBALANCING, SM_LC_DEV_NAME, lc);
     if (!err && num_possible_cpus() > 1)
