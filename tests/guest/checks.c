@@ -244,13 +244,14 @@ static void *run_relay(void *arg)
 
 struct periodic {
     const char *name;
-    uint64_t start, period, count;
+    uint64_t asked, armed; /* it was started between the two */
+    uint64_t period, count;
 };
 
 /* It has fired so often as is due by now, but at least as often as was due at `then`. */
 static void check_periodic(const struct periodic *p, uint64_t then)
 {
-    uint64_t due = (now_ns(CLOCK_MONOTONIC) - p->start) / p->period, least = (then - p->start) / p->period;
+    uint64_t due = (now_ns(CLOCK_MONOTONIC) - p->asked) / p->period, least = (then - p->armed) / p->period;
 
     if (p->count > due + 1 || p->count + 1 < least)
         fault("%s fired %llu times in the time for %llu to %llu", p->name, (unsigned long long)p->count,
@@ -291,10 +292,11 @@ static void *run_timers(void *arg)
 
     sigemptyset(&alarms);
     sigaddset(&alarms, SIGALRM);
-    file.start = now_ns(CLOCK_MONOTONIC);
+    file.asked = now_ns(CLOCK_MONOTONIC);
     timerfd_settime(fd, 0, &every, NULL);
-    signals.start = now_ns(CLOCK_MONOTONIC);
+    file.armed = signals.asked = now_ns(CLOCK_MONOTONIC);
     setitimer(ITIMER_REAL, &interval, NULL);
+    signals.armed = now_ns(CLOCK_MONOTONIC);
     for (;;) {
         uint64_t n = 0, before = now_ns(CLOCK_MONOTONIC);
         int sig;
@@ -306,7 +308,7 @@ static void *run_timers(void *arg)
         if (sigwait(&alarms, &sig) != 0)
             fault("sigwait failed");
         signals.count++;
-        check_periodic(&signals, signals.start); /* what came together is one */
+        check_periodic(&signals, signals.armed); /* what came together is one */
         wait_for_nothing();
         round_done(arg);
     }

@@ -84,6 +84,8 @@ class Machine:
                 found.append(str(what()))
             except (OSError, EOFError, w.WorkerError, agentclient.AgentError) as gone:
                 found.append(f"not to be had: {gone!r}")
+        if (status := self.worker.ended()) is not None:
+            found.append(f"the worker ended with {status}; events since: {self.worker.events}")
         return "\n" + "\n".join(found)
 
     def stop(self):

@@ -220,7 +220,7 @@ def test_timeout_kills_what_ignores_the_stop_signal(sm, busybox):
 def test_verbose_shows_the_boot(sm, busybox):
     result = sm("run", "--boot", "-v", busybox, "echo", "hi")
     assert result.stdout == b"hi\n"
-    assert b"Linux version" in result.stderr and b"\nsupermachine: booted; 256 MiB, 1 processor; " in result.stderr
+    assert b"Linux version" in result.stderr and b"supermachine: booted; 256 MiB, 1 processor; " in result.stderr
 
 
 # ---- Signals ----

@@ -269,7 +269,7 @@ def linux(linux_saved, lab, shelf):
 
 def queues(section):
     """Where each queue's state begins in a VIRT section."""
-    at = 4 + 4 + 16 + 12 + 4 + 4
+    at = 4 + 4 + 8 + 12 + 4 + 4
     at += 4 + section.get(at, "I")
     return [at + 4 + QUEUE * n for n in range(section.get(at, "I"))]
 

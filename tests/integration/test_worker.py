@@ -231,7 +231,7 @@ def test_bad_frames_end_the_worker_with_an_error(make):
 def test_version_and_limits(make, tmp_path):
     path = tmp_path / "kernel"
     path.write_bytes(tiny.kernel(tiny.SPIN))
-    for config, words in (({"version": 2}, "version"), ({"memory": 1}, "memory"), ({"vcpus": 17}, "vCPU"),
+    for config, words in (({"version": w.VERSION + 1}, "protocol"), ({"memory": 1}, "memory"), ({"vcpus": 17}, "vCPU"),
                           ({"cid": 2}, "cid"), ({"cmdline": "a\n"}, "printable")):
         with pytest.raises(w.WorkerError, match=words):
             make().config(str(path), **config)
@@ -298,7 +298,7 @@ def test_trace_and_profile(make, tmp_path):
     worker.start()
     assert worker.event("lifecycle", 30) == ("lifecycle", tiny.EV_AGENT_READY, 0)
     profile = worker.stats()["profile"]
-    assert re.search(r"^vcpu 0: pio-write 0x3f8: 2 exits, \d+ us$", profile, re.M), profile
+    assert re.search(r"^vcpu 0: pio-write serial: 2 exits, \d+ us$", profile, re.M), profile
     worker.request(w.STOP)
     ends(worker, "stopped")
 

@@ -246,6 +246,16 @@ class Worker:
             theirs.close()
         return mine
 
+    def ended(self):
+        """Its exit status if it has ended, with the events it left behind kept."""
+        try:
+            status = self.proc.wait(1)
+        except subprocess.TimeoutExpired:
+            return None
+        while frame := self.recv(1):
+            self.keep(frame[0], frame[2])
+        return status
+
     def close(self):
         self.sock.close()
         try:

@@ -204,7 +204,7 @@ def test_machine_that_ends_is_the_testbeds_fault():
 
 
 def test_wrong_use_says_so():
-    for arguments in (["--payload", "/nowhere:/x", "true"], ["--mem", "1", "true"],
+    for arguments in (["--payload", "/nowhere:/x", "true"], ["--mem", "1", "true"], ["--cpus", "0", "true"],
                       ["--payload", HERE + ":rel", "true"], []):
         done = run(*arguments)
         assert done.returncode == 125, arguments

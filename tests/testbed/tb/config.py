@@ -28,7 +28,8 @@ PAYLOAD_SIZE = 8 << 30  # virtual; fixed, because the saved machine remembers it
 DEFAULT_MEMORY = 4096  # MiB
 MIN_MEMORY = 512
 MAX_MEMORY = 65536
-CPUS = 2
+DEFAULT_CPUS = 1  # see "Limits" in README.md before you ask for more
+MAX_CPUS = 8
 ICOUNT_SHIFT = 0  # one virtual nanosecond per instruction
 
 DEFAULT_TIMEOUT = 1800.0  # seconds for a command

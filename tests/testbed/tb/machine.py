@@ -24,24 +24,23 @@ PR_SET_PDEATHSIG = 1
 
 
 class Shape:
-    """What kind of machine: memory in MiB, and whether time counts instructions."""
+    """What kind of machine: memory in MiB, processors, and whether time counts instructions."""
 
-    def __init__(self, memory, icount):
+    def __init__(self, memory, cpus, icount):
         self.memory = memory
+        self.cpus = cpus
         self.icount = icount
 
     def __str__(self):
-        return "%d MiB%s" % (self.memory, ", icount" if self.icount else "")
+        return "%d MiB, %d CPU%s%s" % (self.memory, self.cpus, "s" * (self.cpus > 1), ", icount" if self.icount else "")
 
     def arguments(self):
         if self.icount:
-            # One processor: with two, QEMU 7.2 never gets past waking up the second.
-            accel = ["-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=%d,sleep=off" % config.ICOUNT_SHIFT,
-                     "-smp", "1"]
+            accel = ["-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=%d,sleep=off" % config.ICOUNT_SHIFT]
         else:
-            accel = ["-accel", "tcg,thread=multi,tb-size=512", "-smp", str(config.CPUS)]
+            accel = ["-accel", "tcg,thread=multi,tb-size=512"]
         return ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "q35,hpet=off"] + accel + [
-            "-cpu", "max", "-m", str(self.memory),
+            "-smp", str(self.cpus), "-cpu", "max", "-m", str(self.memory),
             "-device", "virtio-blk-pci,drive=root,addr=4", "-device", "virtio-blk-pci,drive=payload,addr=5",
             "-device", "virtio-rng-pci,addr=6", "-device", "virtio-serial-pci,addr=7",
             "-device", "virtserialport,chardev=control,name=control,nr=1",

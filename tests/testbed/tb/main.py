@@ -27,11 +27,20 @@ def overdue(_number, _frame):
     raise Overdue()
 
 
-def shape_of(memory):
-    if not config.MIN_MEMORY <= memory <= config.MAX_MEMORY:
+def add_shape_options(parser):
+    parser.add_argument("--mem", type=int, default=config.DEFAULT_MEMORY, metavar="MIB")
+    parser.add_argument("--cpus", type=int, default=config.DEFAULT_CPUS, metavar="N")
+
+
+def shape_of(options):
+    if not config.MIN_MEMORY <= options.mem <= config.MAX_MEMORY:
         raise config.Trouble("--mem %d: the machine can have %d to %d MiB"
-                             % (memory, config.MIN_MEMORY, config.MAX_MEMORY))
-    return machine.Shape(memory, config.icount())
+                             % (options.mem, config.MIN_MEMORY, config.MAX_MEMORY))
+    most = 1 if config.icount() else config.MAX_CPUS
+    if not 1 <= options.cpus <= most:
+        raise config.Trouble("--cpus %d: the machine can have %s" % (
+            options.cpus, "1 while time counts instructions" if most == 1 else "1 to %d" % most))
+    return machine.Shape(options.mem, options.cpus, config.icount())
 
 
 def need_tools():
@@ -67,11 +76,11 @@ def guarded(body):
 
 def prepare(arguments):
     parser = argparse.ArgumentParser(prog="prepare", description="Make and save the testbed's machine, once.")
-    parser.add_argument("--mem", type=int, default=config.DEFAULT_MEMORY, metavar="MIB")
+    add_shape_options(parser)
     parser.add_argument("--refresh", action="store_true", help="make it anew, from today's Debian packages")
     options = parser.parse_args(arguments)
     need_tools()
-    print(saved.ensure(shape_of(options.mem), options.refresh), flush=True)
+    print(saved.ensure(shape_of(options), options.refresh), flush=True)
     return 0
 
 
@@ -82,7 +91,7 @@ def add_run_options(parser):
     parser.add_argument("--payload", action="append", default=[], metavar="DIR:DEST",
                         help="also carry DIR of this host, read-only, at DEST inside")
     parser.add_argument("--no-tree", action="store_true", help="do not carry the tree and its build output")
-    parser.add_argument("--mem", type=int, default=config.DEFAULT_MEMORY, metavar="MIB")
+    add_shape_options(parser)
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--cwd", metavar="DIR", help="where CMD starts (%s; HOME with --no-tree)" % config.TREE_INSIDE)
     parser.add_argument("--user", default="root", help="root (default), or tester: uid 1000, may use /dev/kvm")
@@ -97,7 +106,7 @@ def run_with(options, argv, use_tty):
         if not separator:
             raise config.Trouble("--env %s: NAME=VALUE is meant" % item)
         env[name] = value
-    shape = shape_of(options.mem)
+    shape = shape_of(options)
     saved_directory = saved.ensure(shape)
     carried = payload.Payload()
     if not options.no_tree:
