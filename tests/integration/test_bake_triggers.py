@@ -51,12 +51,12 @@ def beats(n):
 def guest(make, tmp_path):
     """guest(code): a worker that runs it. guest(snapshot=directory): one that is restored. With prepare=True its machine is
     built before."""
-    def run(code=None, snapshot=None, prepare=False, base=None, disk=True):
+    def run(code=None, snapshot=None, prepare=False, base=None, disk=True, flags=0):
         worker = make()
         if code is not None:
             path = tmp_path / "kernel"
             path.write_bytes(tiny.kernel(code))
-            worker.config(str(path), memory=32)
+            worker.config(str(path), memory=32, flags=flags)
             add_disk(worker, tmp_path)
             worker.start()
         else:
@@ -82,6 +82,13 @@ def said_by(worker, kind, at_least=0, timeout=30):
         _, got, arg = worker.event("lifecycle", max(0.1, deadline - time.monotonic()))
         if got == kind and arg >= at_least:
             return arg
+
+
+def halted(worker, timeout=30):
+    """Wait until its only vCPU has executed HLT."""
+    end = time.monotonic() + timeout
+    while "halt_exits 1" not in worker.stats()["profile"]:
+        assert time.monotonic() < end
 
 
 def soon(worker):
@@ -129,7 +136,7 @@ def test_a_heartbeat_is_caught_where_it_is(guest, tmp_path):
 
 def test_pre_exec_fires_at_once_and_before_listener(guest, tmp_path):
     worker = guest(ring(LISTENER, 80) + ring(PRE_EXEC) + tiny.SPIN)
-    said_by(worker, LISTENER)
+    said_by(worker, PRE_EXEC)
     trigger, text, took = fires(worker, tmp_path / "s", flags=w.BAKE_PRE_EXEC | w.BAKE_LISTENER, after_ms=60000,
                                 quiesce_ms=60000)
     assert trigger == "pre-exec" and "no listener" not in text
@@ -144,8 +151,8 @@ def test_a_listener_is_given_time_to_rest(guest, tmp_path):
 
 
 def test_who_rests_already_is_not_waited_for(guest, tmp_path):
-    worker = guest(ring(LISTENER, 80) + tiny.HALT)
-    said_by(worker, LISTENER)
+    worker = guest(ring(LISTENER, 80) + tiny.HALT, flags=w.F_PROFILE)
+    halted(worker)
     trigger, _, took = fires(worker, tmp_path / "s", flags=w.BAKE_LISTENER, quiesce_ms=60000)
     assert trigger == "listener" and took < 30
 
