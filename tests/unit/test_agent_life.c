@@ -528,13 +528,23 @@ static void a_detached_workload_outlives_its_connection(void **state)
 static void what_nobody_takes_stays_in_its_pipes(void **state)
 {
     struct harness *h = *state;
-    struct h_conn *a = start_detached(h, 1, "read x; echo while nobody looks; echo neither >&2; exit 7"), *b;
+    char fifo[sizeof(h->root) + 8], script[160];
+    struct h_conn *a, *b;
+    int fd;
 
+    snprintf(fifo, sizeof(fifo), "%s/go", h->root);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    snprintf(script, sizeof(script), "read x <%s; echo while nobody looks; echo neither >&2; exit 7", fifo);
+    a = start_detached(h, 1, script);
     h_wait(h, &a->started);
-    agent_stdin(a->agent, "go\n", 3);
-    agent_stdin_eof(a->agent);
     h_drop(a);
+    h_expect(h_sh(h, 8, NULL, "exit 0"), 0, ""); /* with this, the agent has come past the lost one */
+    fd = open(fifo, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "go\n", 3), 3);
     expect_event(h, SM_LC_EV_WORKLOAD_PARKED, 7 << 8); /* it has ended by now */
+    close(fd);
+    unlink(fifo);
     b = attach(h, 2);
     h_expect(b, 7, "while nobody looks\n");
     assert_true(b->started);
