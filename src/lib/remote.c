@@ -6,8 +6,8 @@
  * of mode 0700. A peer sends one packet, a request, and gets one back. Only the same user is listened to, by the
  * kernel's word (SO_PEERCRED), whatever the file system says.
  *
- * Names: under a lock on the directory, bind(2) takes a name. Where the file is there already, connecting tells whether
- * its process lives: a dead one's socket refuses, and is removed. The kernel tells a live one's process id.
+ * Names: under a lock on the directory, bind(2) takes a name, and listens, so that a socket there that refuses is a
+ * dead process's. Those are removed by whoever takes a name. The kernel tells a live one's process id.
  *
  * Paths: those of sockets are at most 107 bytes long, a store's may be longer: the directory is opened, and named as
  * /proc/self/fd/N.
@@ -18,12 +18,11 @@
  *
  * Limits: REMOTE_MAX_PEERS connections; one more drops the one that has said nothing for longest. REMOTE_MAX_FRAME
  * bytes a packet. A peer that goes away does not stop what it asked for.
- *
- * Not done: a socket whose owner was killed stays as a file until somebody takes the name again.
  */
 #include "lib/remote.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -133,16 +132,34 @@ static int open_dir(const char *store, bool make, struct sm_error *err)
     return fd < 0 ? -ENOENT : fd;
 }
 
-/* The name is there: whose is it? 0: nobody's any more, and it was removed. */
-static int take_over(int dir_fd, const char *name, struct sm_error *err)
+/* Remove the sockets that nobody listens to any more. Lock held. */
+static void sweep(int dir_fd)
+{
+    int scan_fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = scan_fd < 0 ? NULL : fdopendir(scan_fd);
+    struct dirent *e;
+
+    if (!d)
+        close_fd(&scan_fd);
+    while (d && (e = readdir(d))) {
+        struct stat st;
+
+        if (fstatat(dir_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISSOCK(st.st_mode))
+            continue;
+        CLEANUP_FD int fd = connect_to(dir_fd, e->d_name);
+        if (fd < 0 && errno == ECONNREFUSED)
+            unlinkat(dir_fd, e->d_name, 0);
+    }
+    if (d)
+        closedir(d);
+}
+
+/* The name is had by somebody: -EEXIST and a sentence. */
+static int is_taken(int dir_fd, const char *name, struct sm_error *err)
 {
     CLEANUP_FD int fd = connect_to(dir_fd, name);
     pid_t pid = 0;
-    struct stat st;
 
-    if (fd < 0 && errno == ECONNREFUSED && fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        S_ISSOCK(st.st_mode) && unlinkat(dir_fd, name, 0) == 0)
-        return 0;
     if (fd >= 0)
         is_ours(fd, &pid);
     if (pid)
@@ -155,16 +172,12 @@ static int take_over(int dir_fd, const char *name, struct sm_error *err)
 static int take_name(struct remote *r, struct sm_error *err)
 {
     struct sockaddr_un a = address(r->dir_fd, r->name);
-    int res = 0;
+    int res;
 
-    while (bind(r->listen_fd, (struct sockaddr *)&a, sizeof(a)) < 0) {
-        if (errno != EADDRINUSE || res < 0)
-            return sm_error_sys(err, errno, "cannot make a socket for the machine '%s'", r->name);
-        res = take_over(r->dir_fd, r->name, err);
-        if (res < 0)
-            return res;
-        res = -1; /* the lock keeps others out: once is enough */
-    }
+    sweep(r->dir_fd);
+    if (bind(r->listen_fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+        return errno == EADDRINUSE ? is_taken(r->dir_fd, r->name, err)
+                                   : sm_error_sys(err, errno, "cannot make a socket for the machine '%s'", r->name);
     if (fchmodat(r->dir_fd, r->name, 0600, 0) < 0 || listen(r->listen_fd, REMOTE_BACKLOG) < 0) {
         res = sm_error_sys(err, errno, "cannot make a socket for the machine '%s'", r->name);
         unlinkat(r->dir_fd, r->name, 0);

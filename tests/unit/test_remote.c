@@ -270,12 +270,14 @@ static void a_dead_owners_name_is_free(void **state)
     if (pid == 0) {
         struct remote *r;
 
-        _exit(remote_new(&r, store, "web", NULL) < 0);
+        _exit(remote_new(&r, store, "web", NULL) < 0 || remote_new(&r, store, "db", NULL) < 0);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
     assert_int_equal(lstat(socket_path("web"), &st), 0);
+    assert_int_equal(lstat(socket_path("db"), &st), 0);
     serve(o, "web");
+    assert_int_equal(lstat(socket_path("db"), &st), -1); /* whoever takes a name makes room */
     assert_int_equal(lstat(socket_path("web"), &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
 }
