@@ -9,6 +9,7 @@
     exec      a command in a machine that runs, from connecting to its exit status. Bar: 15 ms
     first     the first run of an image that was never run, against a run that boots (bar: 0.35; 2 s), and how large its
               snapshot is beside a full one (bar: 0.15)
+    trigger   baking a python image that sleeps, at pre-exec and by the clock of 7 s. Bar: 0.2
     clones    CLONES (100) machines of one snapshot at once: wall time to the last one's result, private memory each
     live      how long a machine of 1.5 GiB stands still while it is saved and runs on
     diff      the size of a snapshot after a small change in a machine that uses 96 MiB, beside a full one. Bar: 0.02
@@ -192,6 +193,16 @@ def first(bench):
          [disk_kib(bench.snapshot())], bar=0.15)
 
 
+def trigger(bench):
+    image = converted("python", bench.top)[0]
+
+    def bake(when):
+        return timed([CLI, "bake", "--force", "--trigger", when, image, "python3", "-c", "import time; time.sleep(3600)"])
+
+    ours, clock = paired(max(3, ROUNDS // 3), lambda: bake("pre-exec"), lambda: bake("after=7000"))
+    emit("restore", "bake-pre-exec", "s", ours, "a bake by the clock", clock, bar=0.2)
+
+
 def clones(bench):
     snapshot, disk = bench.snapshot(), bench.image()[1]
     available = int(next(line for line in pathlib.Path("/proc/meminfo").read_text().splitlines()
@@ -254,8 +265,8 @@ def diff(bench):
     emit("restore", "diff-small-change", "KiB", sizes, "a full snapshot", [disk_kib(base)], bar=0.02)
 
 
-PARTS = {"own": own, "stages": stages, "size": size, "command": command, "exec": exec_, "first": first, "clones": clones,
-         "live": live, "diff": diff}
+PARTS = {"own": own, "stages": stages, "size": size, "command": command, "exec": exec_, "first": first,
+         "trigger": trigger, "clones": clones, "live": live, "diff": diff}
 
 
 def main():
