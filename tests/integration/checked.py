@@ -2,7 +2,7 @@
 """Machines of the image `check`, in which the guest check program (tests/guest/check.c) is busy on all processors, saved
 and restored through the worker.
 
-GATES is how much of a long repetition is done, in percent: 1 by default, 100 with SOAK=1.
+GATES is how much of a long repetition is done, in percent: 10 by default, 100 with SOAK=1.
 """
 import os
 import pathlib
@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "images"))
 from guestcheck import PORT  # noqa: E402, F401: for the tests
 
 CONVERT = OUT / "tests/tools/convert"
-GATES = int(os.environ.get("GATES", "100" if SOAK else "1"))
+GATES = int(os.environ.get("GATES", "100" if SOAK else "10"))
 ROUND_TIMEOUT = 120  # seconds for what takes about one
 
 
