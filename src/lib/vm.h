@@ -141,7 +141,7 @@ int vm_configure(struct sm_vm *vm, const struct sm_vm_config *config, struct sm_
 
 #define VM_GUEST_CID 3
 
-/* Start the machine's worker, which needs nothing but `config->worker`. */
+/* Start the machine's worker, which needs nothing but `config->worker`. There must be a KVM for it. */
 int launch_spawn(struct sm_vm *vm, const struct sm_vm_config *config, struct sm_error *err);
 
 /* CONFIG that prepares a restore, its answer not awaited (vm->prepared_id). */

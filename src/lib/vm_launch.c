@@ -34,8 +34,9 @@
 
 int launch_spawn(struct sm_vm *vm, const struct sm_vm_config *config, struct sm_error *err)
 {
+    CLEANUP_FD int kvm = find_kvm(err); /* without it there is no use in looking for anything else */
     char path[PATH_MAX];
-    int r = find_file(FIND_WORKER, config->worker, path, err);
+    int r = kvm < 0 ? kvm : find_file(FIND_WORKER, config->worker, path, err);
 
     return r < 0 ? r : worker_spawn(&vm->worker, vm->loop, path, &vm_worker_ops, vm, err);
 }
