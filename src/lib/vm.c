@@ -94,10 +94,7 @@ static void on_ended(void *ctx)
     struct sm_vm *vm = ctx;
     struct sm_error why = SM_ERROR_INIT;
 
-    if (vm->stopping)
-        sm_error_set(&why, ESHUTDOWN, "the machine was stopped");
-    else
-        worker_error(vm->worker, &why);
+    worker_error(vm->worker, &why);
     vm_fail(vm, &why);
 }
 
@@ -124,7 +121,10 @@ void vm_fail(struct sm_vm *vm, const struct sm_error *why)
 {
     if (vm->ended.code)
         return;
-    vm->ended = *why;
+    if (vm->stopping) /* whichever of its connections ended first */
+        sm_error_set(&vm->ended, ESHUTDOWN, "the machine was stopped");
+    else
+        vm->ended = *why;
     loop_timer_cancel(&vm->answer);
     LIST_FOREACH_SAFE(&vm->execs, it, tmp)
     exec_vm_ended(exec_of_node(it), &vm->ended);
@@ -370,7 +370,6 @@ int sm_vm_stop(struct sm_vm *vm, uint32_t timeout_ms, struct sm_error *err)
 {
     struct control_request req = {.type = CONTROL_STOP};
     uint64_t deadline = io_now_ns() + timeout_ms * 1000000ull;
-    struct sm_error why = SM_ERROR_INIT;
 
     if (vm->ended.code)
         return 0;
@@ -388,8 +387,7 @@ int sm_vm_stop(struct sm_vm *vm, uint32_t timeout_ms, struct sm_error *err)
         }
     }
     worker_kill(vm->worker);
-    sm_error_set(&why, ESHUTDOWN, "the machine was stopped");
-    vm_fail(vm, &why);
+    vm_fail(vm, NULL);
     return 0;
 }
 

@@ -107,7 +107,8 @@ int vm_dial(struct sm_vm *vm, const struct agent_ops *ops, void *ctx, struct age
 int vm_connect(struct sm_vm *vm, struct sm_exec *exec, struct link **ret, struct sm_error *err);
 void link_free(struct link *link);
 
-/* The machine has ended, or can't be used any more: tells all commands. The first reason is kept. */
+/* The machine has ended, or can't be used any more: tells all commands. The first reason is kept; of one that is being
+ * stopped that is the stop, and `why` may be NULL. */
 void vm_fail(struct sm_vm *vm, const struct sm_error *why);
 
 /* Why it has ended, as -errno and a sentence; 0: it has not. */
