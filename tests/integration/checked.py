@@ -104,7 +104,7 @@ class Lab:
 
     def configured(self, memory, vcpus, disk=None, **config):
         machine = self.worker()
-        machine.worker.config(memory=memory, vcpus=vcpus, **config)
+        machine.worker.config(memory=memory, vcpus=vcpus, flags=w.F_PROFILE, **config)
         fd = os.open(disk or self.disk, os.O_RDONLY)
         try:
             machine.worker.disk([(0, 0, os.fstat(fd).st_size)], [fd], serial="root")

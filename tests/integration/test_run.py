@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import pathlib
 import pty
 import re
 import select
@@ -133,10 +134,15 @@ def test_closed_stdout_ends_a_writer(start, busybox):
     assert process.stderr.read() == b""
 
 
+def unread(pipe):
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+
+
 def test_slow_reader_gets_everything(start, busybox):
     process = start("run", busybox, "sh", "-c", "dd if=/dev/zero bs=1k count=1000 2>/dev/null; echo done >&2")
-    # stderr comes though nobody reads stdout's mebibyte... which stands in the way of the writer, not of the machine.
-    time.sleep(0.5)
+    # Nobody reads stdout until the pipe has no room for its mebibyte.
+    size = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ)
+    eventually(lambda: unread(process.stdout) >= size // 2, "the pipe is filled")
     data = process.stdout.read()
     assert len(data) == 1000 * 1024
     assert process.stderr.read() == b"done\n"
@@ -242,12 +248,19 @@ def test_signal_kills_what_does_not_catch_it(start, busybox):
     assert process.wait(RUN_TIMEOUT) == 130
 
 
+def taken(pid, number):
+    """Whether no such signal waits for the process; two that wait are one."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return not any(int(line.split()[1], 16) >> number - 1 & 1 for line in status.splitlines()
+                   if line.startswith(("SigPnd", "ShdPnd")))
+
+
 def test_third_request_ends_what_ignores_them(start, busybox):
     process = start("run", busybox, "sh", "-c", "trap '' INT TERM; echo ready; while :; do sleep 1; done")
     read_until(process.stdout, b"ready\n")
     for _ in range(3):
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        eventually(lambda: taken(process.pid, signal.SIGINT), "the signal is taken")
     assert process.wait(30) == 130
 
 

@@ -290,6 +290,19 @@ def test_damaged_snapshots(sm, baked, tmp_path):
     assert checked.returncode == 1 and b"memory" in checked.stdout, checked
 
 
+@pytest.mark.kvm
+def test_an_image_that_is_gone(sm, busybox, tmp_path):
+    """What its machines would read their files from is neither in the store nor where it was."""
+    layout, place, here = tmp_path / "layout", tmp_path / "place", {"store": tmp_path / "store"}
+    shutil.copytree(busybox.removeprefix("oci:"), layout)
+    key = json.loads(ok(sm("bake", "--json", f"oci:{layout}", **here)))["key"]
+    ok(sm("snapshot", "import", "--dest", place, input=sm("snapshot", "export", key, **here).stdout, **here))
+    assert ok(sm("run", "--snapshot", place, "echo", "there", store=tmp_path / "other")) == "there\n"
+    shutil.rmtree(layout)
+    refused(sm("run", "--snapshot", place, "true", store=tmp_path / "third"),
+            rf"not in the store: pull or load 'oci:{layout}' \(sha256:")
+
+
 @pytest.fixture
 def small(tmp_path):
     """A file system of this many MiB, for a store; read-only on demand."""
