@@ -24,9 +24,12 @@
  * new time and before do_settimeofday64() waits for the other CPUs: in the timekeeper's own notifier.
  *
  * Park. Every CPU but the first is asked by an asynchronous call to spin in it, interrupts off, until `released`. A call
- * that arrives late finds `released` set and leaves. So nobody waits for CPUs which cannot answer. The first CPU stays
- * in the thread until it is told to go on, with interrupts on: anything else that ran there might wait for an answer of
- * a parked CPU, without ever giving the thread its turn again.
+ * that arrives late finds `released` set and leaves, without a word to the host, which may be waiting for the answer to
+ * another wish. So nobody waits for CPUs which cannot answer. The first CPU stays in the thread until it is told to go
+ * on, with interrupts on: anything else that ran there might wait for an answer of a parked CPU, without ever giving the
+ * thread its turn again. A machine may be saved at any point of this, and its clone comes to hear that it is restored,
+ * never that it may unpark: so it forgets a wish that its thread has not seen, and every wait ends with that news, also
+ * the one for CPUs that have been released, which the host may hold back until this one has done its part.
  *
  * Limits: one device; a record is 16 bytes, a notice 24, a text SM_LC_TEXT_SIZE; nothing a program writes is kept. The
  * device node is root's.
@@ -236,10 +239,18 @@ static void sm_hold(void *info)
 {
     struct sm_lifecycle *lc = info;
 
+    if (smp_load_acquire(&lc->released))
+        return;
     writel(atomic_inc_return(&lc->parked), lc->regs + SM_LC_PARK_STATE);
     while (!smp_load_acquire(&lc->released))
         cpu_relax();
     atomic_dec(&lc->parked);
+}
+
+/* By the interrupt, on this CPU, for the thread's next turn. */
+static bool sm_told_to_go_on(struct sm_lifecycle *lc)
+{
+    return atomic_read(&lc->todo) & (SM_LC_INT_UNPARK | SM_LC_INT_RESTORED);
 }
 
 static void sm_park(struct sm_lifecycle *lc)
@@ -247,8 +258,10 @@ static void sm_park(struct sm_lifecycle *lc)
     int cpu;
 
     /* Those of the time before have been released, and only have to notice. */
-    while (atomic_read(&lc->parked))
+    while (atomic_read(&lc->parked) && !sm_told_to_go_on(lc))
         cpu_relax();
+    if (sm_told_to_go_on(lc))
+        return;
     WRITE_ONCE(lc->released, false);
     for_each_online_cpu(cpu)
     {
@@ -258,11 +271,10 @@ static void sm_park(struct sm_lifecycle *lc)
     }
 }
 
-/* The interrupt tells, on this CPU; then the thread has its next turn. */
 static void sm_park_until_told(struct sm_lifecycle *lc)
 {
     sm_park(lc);
-    while (!(atomic_read(&lc->todo) & (SM_LC_INT_UNPARK | SM_LC_INT_RESTORED)))
+    while (!sm_told_to_go_on(lc))
         cpu_relax();
 }
 
@@ -338,6 +350,8 @@ static irqreturn_t sm_interrupt(int irq, void *data)
     bits &= lc->known;
     if ((bits & SM_LC_INT_RESTORED) && !sm_new_identity(lc))
         bits &= ~SM_LC_INT_RESTORED;
+    if (bits & SM_LC_INT_RESTORED)
+        atomic_andnot(SM_LC_INT_PARK, &lc->todo); /* the parent's */
     atomic_or(bits, &lc->todo);
     return IRQ_WAKE_THREAD;
 }

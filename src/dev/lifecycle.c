@@ -10,8 +10,9 @@
  * wholly inside.
  *
  * Host to guest, a reason is a bit in INT_STATUS. A bit that goes from 0 to 1 raises an edge, after it is set, so that
- * who is interrupted sees it. Park and unpark take each other back: only the newest wish stands. Each of the seed's
- * registers reads once, so that no two readers, and no later dump of the device, have the same entropy.
+ * who is interrupted sees it. Park and unpark take each other back: only the newest wish stands; a clone is not asked
+ * what its parent was. Each of the seed's registers reads once, so that no two readers, and no later dump of the
+ * device, have the same entropy.
  *
  * Threads: registers from any vCPU thread, the host's calls from any; one mutex.
  */
@@ -207,7 +208,7 @@ void lifecycle_restored(struct lifecycle *lc, const uint8_t generation[LIFECYCLE
     pthread_mutex_lock(&lc->lock);
     memcpy(lc->generation, generation, sizeof(lc->generation));
     memcpy(lc->seed, seed, sizeof(lc->seed));
-    notify(lc, SM_LC_INT_RESTORED, 0);
+    notify(lc, SM_LC_INT_RESTORED, SM_LC_INT_PARK);
     pthread_mutex_unlock(&lc->lock);
 }
 

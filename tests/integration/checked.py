@@ -79,7 +79,7 @@ class Machine:
     def evidence(self):
         """What there is to be known of a machine that fails: its console, what its threads are at, its exits."""
         found = [f"events: {self.worker.events}"]
-        for what in (self.worker.console, lambda: self.run("/bin/sh", "-c", THREADS)[1], self.worker.stats):
+        for what in (lambda: self.run("/bin/sh", "-c", THREADS)[1], self.worker.console, self.worker.stats):
             try:
                 found.append(str(what()))
             except (OSError, EOFError, w.WorkerError, agentclient.AgentError) as gone:

@@ -10,6 +10,7 @@ import os
 import time
 
 import pytest
+import snapstate
 from checked import check_disk, lab, rounds, shelf  # noqa: F401: fixtures
 
 pytestmark = pytest.mark.kvm
@@ -106,6 +107,19 @@ def ended(sock):
         return sock.recv(16) == b""
     except ConnectionResetError:
         return True
+
+
+def test_a_wish_of_its_parents_is_not_its_own(lab, shelf):
+    """The machine was saved with a wish to park that its kernel had not read. No one would ever take it back."""
+    path, vcpus, park = shelf.new(), 2, 2
+    parent = lab.boot(vcpus=vcpus, mib=2)
+    parent.worker.save(path, stop=True)
+    parent.stop()
+    state = snapstate.State((path / "state").read_bytes())
+    state.section("LIFE").put(8, "I", park)
+    (path / "state").write_bytes(state.bytes())
+    clone = lab.restore(path, vcpus=vcpus)
+    assert clone.verify().startswith("ok")
 
 
 def test_connections_of_before_end(lab, parent, shelf):

@@ -266,6 +266,8 @@ static void state_comes_back(void **state)
     irqs(e);
     lifecycle_resume(other);
     assert_int_equal(irqs(e), 1);
+    lifecycle_restored(other, generation, seed); /* what its parent was asked is not its own */
+    assert_int_equal(lifecycle_read(other, SM_LC_INT_STATUS, 4), SM_LC_INT_RESTORED);
     lifecycle_write(other, SM_LC_INT_ACK, 4, 7);
     lifecycle_resume(other);
     assert_int_equal(irqs(e), 0);
