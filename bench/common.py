@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("SUPERMACHINE_BUILD", ROOT / "build"))
 IMAGES = pathlib.Path(os.environ.get("SUPERMACHINE_IMAGES", BUILD / "images"))
 CLI = BUILD / "out/src/cli/supermachine"
+ROUNDTRIP = BUILD / "out/bench/roundtrip"
 VMM = BUILD / "out/src/vmm/supermachine-vmm"
 KERNEL = BUILD / "guest/vmlinux-x86_64"
 INITRAMFS = BUILD / "guest/initramfs.cpio"

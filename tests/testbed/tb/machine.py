@@ -40,7 +40,7 @@ class Shape:
         else:
             accel = ["-accel", "tcg,thread=multi,tb-size=512"]
         return ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "q35,hpet=off"] + accel + [
-            "-smp", str(self.cpus), "-cpu", "max", "-m", str(self.memory),
+            "-smp", str(self.cpus), "-cpu", "max,-erms", "-m", str(self.memory),
             "-device", "virtio-blk-pci,drive=root,addr=4", "-device", "virtio-blk-pci,drive=payload,addr=5",
             "-device", "virtio-rng-pci,addr=6", "-device", "virtio-serial-pci,addr=7",
             "-device", "virtserialport,chardev=control,name=control,nr=1",
