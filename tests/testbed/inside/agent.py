@@ -165,6 +165,8 @@ class Agent:
                 ioctl_winsize(self.tty_fd, size["rows"], size["cols"])
             elif kind == frames.STOP:
                 self.stop()
+            else:
+                assert kind == frames.TICK, kind
 
     def on_kmsg(self, fd, _events):
         """Passes kernel log lines on: 'level,sequence,time,flags;text' becomes '<level> text'."""

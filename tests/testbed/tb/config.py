@@ -36,6 +36,7 @@ DEFAULT_TIMEOUT = 1800.0  # seconds for a command
 BOOT_TIMEOUT = 300.0  # prepare: from start to READY
 WAKE_TIMEOUT = 120.0  # run: from start to the first sign of life
 STOP_TIMEOUT = 20.0  # after a timeout: to send evidence and results
+TICK = 1.0  # seconds between the interrupts that keep the machine alive: tb/session.py
 KERNEL_TAIL = 200  # kernel log lines kept as evidence
 
 # A command that exits with one of these is not told from the testbed's own: each comes with a

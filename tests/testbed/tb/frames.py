@@ -24,6 +24,7 @@ CHUNK = 32 * 1024
 START = 1  # JSON: argv, env, cwd, user, time_ns, tty, rows, cols, binds, seed
 RESIZE = 2  # JSON: rows, cols
 STOP = 3  # give up: kill the command, show what was running, send the results and EXIT
+TICK = 4  # nothing, but an interrupt
 # driver -> agent, on stdin
 INPUT = 8
 INPUT_END = 9

@@ -7,6 +7,11 @@ a run: the agent's EXIT frame, the time limit (then the agent gets a moment to s
 results), or the end of QEMU. A signal to the driver ends it from outside, as an exception; whoever
 started the machine kills it.
 
+Once a second the machine gets an interrupt from here. QEMU's emulation of SVM changes the set of a processor's pending
+interrupts without its lock where a guest is entered and left (do_vmexit), so that a timer's interrupt which comes from
+another thread in that moment can be forgotten. The machine's kernel sets its timer anew only when it has fired: it then
+idles for ever, or runs one guest for ever. Any other interrupt makes the emulated APIC look at all that is due.
+
 The emulated serial line may double or lose a character, so the console is only searched for signs of
 failure and kept as evidence. Everything else comes in checked frames.
 """
@@ -104,6 +109,7 @@ class Session:
         self.input_open = True
         self.code = None
         self.deadline = None  # counts from STARTED
+        self.tick = 0.0  # when the next is due
         self.timed_out = False
         self.faults = []
         self.kernel = collections.deque(maxlen=config.KERNEL_TAIL)
@@ -168,10 +174,18 @@ class Session:
                 self.deadline = now + config.STOP_TIMEOUT
                 self.unwatch(0)
                 self.send_control(frames.pack(frames.STOP))
-            until = wake if self.deadline is None else self.deadline
+            until = wake if self.deadline is None else min(self.deadline, self.next_tick(now))
             for fd, events in self.poll.poll(max(0.0, until - now) * 1000 + 1):
                 if fd in self.handlers:
                     self.handlers[fd](fd, events)
+
+    def next_tick(self, now):
+        """When it is due; sends the one that is."""
+        if now >= self.tick:
+            self.tick = now + config.TICK
+            if not self.to_control:
+                self.send_control(frames.pack(frames.TICK))
+        return self.tick
 
     def send_control(self, data):
         self.to_control += data
