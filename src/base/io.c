@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
+
 ssize_t io_read_full(int fd, void *buf, size_t len)
 {
     size_t done = 0;
@@ -151,6 +153,16 @@ int io_set_nonblock(int fd)
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
         return -errno;
     return 0;
+}
+
+DIR *io_scan_dir(int dir_fd)
+{
+    CLEANUP_FD int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+
+    if (d)
+        steal_fd(&fd);
+    return d;
 }
 
 uint64_t io_now_ns(void)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole reads and writes, and descriptors that travel over unix sockets. All restart after EINTR. */
+/* Whole reads and writes, and descriptors that travel over unix sockets: these restart after EINTR. Directories, time.
+ */
 #ifndef SM_BASE_IO_H
 #define SM_BASE_IO_H
 
+#include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -32,6 +34,10 @@ ssize_t io_recv_fds(int sock, void *data, size_t len, int *fds, unsigned max_fds
 
 /* 0 or -errno. */
 int io_set_nonblock(int fd);
+
+/* Go through an open directory from its beginning, whatever `dir_fd` (which stays open) is used for meanwhile. The
+ * caller's to closedir(); NULL and errno. */
+DIR *io_scan_dir(int dir_fd);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t io_now_ns(void);

@@ -135,12 +135,9 @@ static int open_dir(const char *store, bool make, struct sm_error *err)
 /* Remove the sockets that nobody listens to any more. Lock held. */
 static void sweep(int dir_fd)
 {
-    int scan_fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = scan_fd < 0 ? NULL : fdopendir(scan_fd);
+    DIR *d = io_scan_dir(dir_fd);
     struct dirent *e;
 
-    if (!d)
-        close_fd(&scan_fd);
     while (d && (e = readdir(d))) {
         struct stat st;
 

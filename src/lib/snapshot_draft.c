@@ -169,14 +169,11 @@ static void clear_dir(int parent_fd, const char *name, int dir_fd)
 /* What killed processes left of drafts for the same name. */
 static void sweep(const struct draft_place *p)
 {
-    int scan_fd = openat(p->parent_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = scan_fd < 0 ? NULL : fdopendir(scan_fd);
+    DIR *d = io_scan_dir(p->parent_fd);
     char begin[NAME_MAX + 1];
     struct dirent *e;
     int n = snprintf(begin, sizeof(begin), ".%s%s", p->name, HIDDEN_MARK);
 
-    if (!d)
-        close_fd(&scan_fd);
     while (d && (e = readdir(d))) {
         CLEANUP_FD int fd = -1;
 

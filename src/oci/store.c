@@ -40,6 +40,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/io.h"
 #include "oci/erofs.h"
 #include "oci/gc.h"
 #include "oci/index.h"
@@ -142,12 +143,9 @@ static int open_subdir(const struct oci_store *s, int store_fd, const char *name
 
 void store_clear_dir(int parent_fd, const char *name, int dir_fd)
 {
-    int scan_fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = scan_fd < 0 ? NULL : fdopendir(scan_fd);
+    DIR *d = io_scan_dir(dir_fd);
     struct dirent *e;
 
-    if (!d)
-        close_fd(&scan_fd);
     while (d && (e = readdir(d))) {
         if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
             unlinkat(dir_fd, e->d_name, 0);
@@ -159,15 +157,10 @@ void store_clear_dir(int parent_fd, const char *name, int dir_fd)
 
 static void sweep(const struct oci_store *s)
 {
-    int scan_fd = openat(s->tmp_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = scan_fd < 0 ? NULL : fdopendir(scan_fd);
+    DIR *d = io_scan_dir(s->tmp_fd);
     struct dirent *e;
 
-    if (!d) {
-        close_fd(&scan_fd);
-        return;
-    }
-    while ((e = readdir(d))) {
+    while (d && (e = readdir(d))) {
         CLEANUP_FD int fd = -1;
 
         if (e->d_name[0] == '.')
@@ -176,7 +169,8 @@ static void sweep(const struct oci_store *s)
         if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB))
             store_clear_dir(s->tmp_fd, e->d_name, fd);
     }
-    closedir(d);
+    if (d)
+        closedir(d);
 }
 
 static int open_subdirs(struct oci_store *s, struct sm_error *err)
@@ -333,8 +327,8 @@ static bool is_hex_name(const char *name)
 
 int store_list_dir(const struct oci_store *s, int dir_fd, bool odd, char ***ret, size_t *ret_n, struct sm_error *err)
 {
-    int fd = dir_fd < 0 ? -1 : openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
-    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    DIR *d = dir_fd < 0 ? NULL : io_scan_dir(dir_fd);
+    int r = 0;
     size_t n = 0, size = 64;
     char **list = calloc(size, sizeof(*list));
     struct dirent *e;
@@ -346,7 +340,6 @@ int store_list_dir(const struct oci_store *s, int dir_fd, bool odd, char ***ret,
     }
     if (!d) {
         r = store_fail(s, err, errno, "cannot list a directory");
-        close_fd(&fd);
     } else if (!list) {
         r = sm_error_set(err, ENOMEM, "out of memory");
     }
