@@ -85,8 +85,8 @@ struct virtio_dev {
 void virtio_lock(struct virtio_dev *dev);
 void virtio_unlock(struct virtio_dev *dev);
 
-/* Raise the used-buffer interrupt if the driver wants one for `q`. Lock held. */
-void virtio_signal(struct virtio_dev *dev, unsigned q);
+/* Raise the used-buffer interrupt if the driver wants one for `q`. Lock held. True: it was raised. */
+bool virtio_signal(struct virtio_dev *dev, unsigned q);
 
 /*
  * Run notify for `q` once more, in a later round of the loop: for a device that has done its share of this round. Any

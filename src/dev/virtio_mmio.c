@@ -150,10 +150,13 @@ static void raise_interrupt(struct virtio_mmio *t, unsigned bit)
     poke(t->irq_fd);
 }
 
-void virtio_signal(struct virtio_dev *dev, unsigned q)
+bool virtio_signal(struct virtio_dev *dev, unsigned q)
 {
-    if (virtq_needs_signal(&dev->vq[q]))
+    bool wanted = virtq_needs_signal(&dev->vq[q]);
+
+    if (wanted)
         raise_interrupt(dev->transport, INT_USED_BUFFER);
+    return wanted;
 }
 
 void virtio_requeue(struct virtio_dev *dev, unsigned q)

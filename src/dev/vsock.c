@@ -16,6 +16,10 @@
  * asked to notify. A RST that belongs to no connection waits in a small ring and is dropped when that is full: the
  * guest cannot make us remember more, and it will time out or ask again.
  *
+ * A driver has nothing to do when its packets have been sent but to take the buffers back, so that alone is no reason
+ * for an interrupt: it is told with the next packet for it, or when LAZY_PACKETS or LAZY_BYTES wait to be taken back,
+ * which leaves it room for more at any time. (An interrupt of this transport is for all queues, virtio 1.2 §4.2.3.4.)
+ *
  * A change to a connection is followed by settle(), which brings the outside in line with its state: the table, the
  * loop, the timer, the list of the ready, and its end.
  *
@@ -54,6 +58,8 @@ enum { QUEUE_RX, QUEUE_TX, QUEUE_EVENT, N_QUEUES };
 #define VSOCK_ORPHAN_RSTS  64  /* RSTs that wait and belong to no connection */
 #define VSOCK_ROUND        256 /* packets each way in one round of the loop */
 #define VSOCK_FIRST_PORT   1024u
+#define LAZY_PACKETS       16 /* or half of a queue that is smaller than two such */
+#define LAZY_BYTES         (64u << 10)
 #define VSOCK_PORT_ANY     0xffffffffu
 #define VSOCK_CONFIG_BYTES 8 /* guest_cid, §5.10.4 */
 #define VSOCK_EVENT_BYTES  4 /* le32 id, §5.10.6.7 */
@@ -80,6 +86,8 @@ struct vsock {
     uint16_t reset_index; /* ... while it has published so many event buffers */
     int reap_fd;          /* eventfd: `stale` has something */
     struct loop_source reap_source;
+    unsigned done_packets; /* transmit buffers that the driver can take back and has not been told of */
+    uint64_t done_bytes;
     struct virtq_chain chain; /* scratch */
 };
 
@@ -296,6 +304,19 @@ static void receive(struct vsock *v, const struct vsock_packet *p, struct iov_ru
     settle(v, c);
 }
 
+static void told_of_done(struct vsock *v)
+{
+    v->done_packets = 0;
+    v->done_bytes = 0;
+}
+
+/* Is it time to say so? */
+static bool much_is_done(const struct vsock *v)
+{
+    return v->done_packets >= LAZY_PACKETS || v->done_packets * 2 >= v->dev.vq[QUEUE_TX].size ||
+           v->done_bytes >= LAZY_BYTES;
+}
+
 static void transmit_queue(struct vsock *v)
 {
     struct virtq *vq = &v->dev.vq[QUEUE_TX];
@@ -323,11 +344,16 @@ static void transmit_queue(struct vsock *v)
         vsock_packet_decode(&p, raw);
         receive(v, &p, &run);
         virtq_push(vq, chain->head, 0);
+        v->done_packets++;
+        v->done_bytes += chain->out_len;
     }
     if (n == VSOCK_ROUND)
         virtio_requeue(&v->dev, QUEUE_TX);
-    virtio_signal(&v->dev, QUEUE_TX);
     pump(v);
+    if (much_is_done(v)) {
+        virtio_signal(&v->dev, QUEUE_TX);
+        told_of_done(v);
+    }
 }
 
 /* The next packet for the guest, payload into `room`; false when the connection whose turn it was had none. */
@@ -397,7 +423,8 @@ static void pump(struct vsock *v)
     }
     if (n == VSOCK_ROUND)
         virtio_requeue(&v->dev, QUEUE_RX);
-    virtio_signal(&v->dev, QUEUE_RX);
+    if (virtio_signal(&v->dev, QUEUE_RX))
+        told_of_done(v);
 }
 
 /* Tell the driver that its connections are gone; without an event buffer it is told when it brings one. */
@@ -439,6 +466,7 @@ static void vsock_start(struct virtio_dev *dev)
 {
     /* Receive buffers are wanted only when we have something for them: see pump(). */
     virtq_disable_notify(&dev->vq[QUEUE_RX]);
+    told_of_done(CONTAINER_OF(dev, struct vsock, dev));
 }
 
 static void vsock_notify(struct virtio_dev *dev, unsigned q)

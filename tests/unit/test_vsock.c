@@ -120,6 +120,46 @@ static void connect_fails_without_a_driver(void **state)
     close(peer);
 }
 
+/* The driver takes buffers back when there is something else to tell, or when there are many of them. */
+static void sent_packets_are_no_news(void **state)
+{
+    static const uint8_t data[8192];
+    struct env *e = *state;
+    struct packet p;
+    struct guest_end g;
+    unsigned n;
+    int peer;
+
+    fake_reset(&e->f);
+    vsock_start(e, N_RX, FAKE_F_VERSION_1); /* without the event index every signal is an interrupt */
+    peer = connected(e, &g);
+    assert_int_equal(write(peer, "y", 1), 1); /* this tells of all before */
+    expect(e, &p, VSOCK_OP_RW);
+    fake_irqs(&e->f);
+    send_data(e, &g, "x", 1);
+    fake_settle(&e->f);
+    assert_int_equal(fake_irqs(&e->f), 0);
+    assert_int_equal(write(peer, "y", 1), 1);
+    fake_settle(&e->f);
+    assert_int_equal(fake_irqs(&e->f), 1); /* for both */
+    expect(e, &p, VSOCK_OP_RW);
+    fake_irqs(&e->f);
+
+    for (n = 0; fake_irqs(&e->f) == 0; n++) {
+        assert_true(n < 16);
+        send_op(e, &g, VSOCK_OP_CREDIT_UPDATE, 0);
+        fake_settle(&e->f);
+    }
+    assert_int_equal(n, 16);
+    for (n = 0; fake_irqs(&e->f) == 0; n++) {
+        assert_true(n < 8);
+        send_data(e, &g, data, sizeof(data));
+        fake_settle(&e->f);
+    }
+    assert_int_equal(n, 8);
+    close(peer);
+}
+
 /* Each direction ends on its own. */
 static void half_close(void **state)
 {
@@ -437,6 +477,7 @@ int main(void)
         T(guest_connects),
         T(refusals),
         T(connect_fails_without_a_driver),
+        T(sent_packets_are_no_news),
         T(half_close),
         T(reset_by_the_guest),
         T(large_stream_to_the_host),
