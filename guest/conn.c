@@ -87,18 +87,24 @@ static void commit_frame(struct ga_conn *c, uint8_t *p, uint32_t type, size_t le
     ga_put_u16(p + 4, (uint16_t)type);
     ga_put_u16(p + 6, 0);
     ga_queue_commit(&c->out, AGENT_HEADER_SIZE + len);
-    flush(c);
 }
 
-void ga_conn_send(struct ga_conn *c, uint32_t type, const void *data, size_t len)
+bool ga_conn_put(struct ga_conn *c, uint32_t type, const void *data, size_t len)
 {
     uint8_t *p = begin_frame(c, len);
 
     if (!p)
-        return;
+        return false;
     if (len)
         memcpy(p + AGENT_HEADER_SIZE, data, len);
     commit_frame(c, p, type, len);
+    return true;
+}
+
+void ga_conn_send(struct ga_conn *c, uint32_t type, const void *data, size_t len)
+{
+    if (ga_conn_put(c, type, data, len))
+        flush(c);
 }
 
 ssize_t ga_conn_send_from(struct ga_conn *c, uint32_t type, int fd, size_t max)
@@ -111,8 +117,10 @@ ssize_t ga_conn_send_from(struct ga_conn *c, uint32_t type, int fd, size_t max)
     do
         n = read(fd, p + AGENT_HEADER_SIZE, max);
     while (n < 0 && errno == EINTR);
-    if (n > 0)
+    if (n > 0) {
         commit_frame(c, p, type, (size_t)n);
+        flush(c);
+    }
     return n < 0 ? -errno : n;
 }
 
@@ -129,12 +137,12 @@ static void send_text(struct ga_conn *c, uint32_t type, uint32_t reason, int cod
     ga_put_u32(p + 4, (uint32_t)len);
     memcpy(p + 8, text, len);
     ga_conn_send(c, type, b, (size_t)(p - b) + 8 + len);
-    ga_conn_end(c);
 }
 
 void ga_conn_refuse(struct ga_conn *c, int code, const char *text)
 {
     send_text(c, AGENT_ERROR, 0, code, text);
+    ga_conn_end(c);
 }
 
 void ga_conn_start_error(struct ga_conn *c, uint32_t reason, int code, const char *text)

@@ -40,13 +40,16 @@ struct ga_conn {
 int ga_conn_init(struct ga_conn *c, struct ga_loop *loop, int fd);
 void ga_conn_done(struct ga_conn *c);
 
-/* Queue a frame. Without memory for it the connection dies. */
+/* Queue a frame and send what the socket takes. Without memory for it the connection dies. */
 void ga_conn_send(struct ga_conn *c, uint32_t type, const void *data, size_t len);
+
+/* The same for one that nobody waits for: it goes out with the next. False: the connection is at its end. */
+bool ga_conn_put(struct ga_conn *c, uint32_t type, const void *data, size_t len);
 
 /* Queue a frame with what one read of at most `max` bytes from `fd` gives. As read(2), -errno for an error. */
 ssize_t ga_conn_send_from(struct ga_conn *c, uint32_t type, int fd, size_t max);
 
-/* Frames of errno and sentence: type u32 first where `reason` is not 0. Both end the connection. */
+/* Frames of errno and sentence. A refusal ends the connection. */
 void ga_conn_refuse(struct ga_conn *c, int code, const char *text);
 void ga_conn_start_error(struct ga_conn *c, uint32_t reason, int code, const char *text);
 

@@ -75,6 +75,7 @@ struct ga_exec {
     size_t in_owed;   /* bytes done with and not yet credited */
     uint64_t start_ns, end_ns, deadline_ns;
     bool timed_out;
+    bool starts_late; /* nobody waits for STARTED */
     int status;
     long peak_rss_kib;
     struct ga_start_record failed; /* `reason` 0: it did start */
@@ -104,12 +105,16 @@ static void close_all(struct ga_exec *x)
     ga_queue_done(&x->pending);
 }
 
-/* The last frame, which can be sent more than once: to who comes when all is over. */
+/*
+ * The last frame, which can be sent more than once: to who comes when all is over. What the host asks next waits until
+ * this exec is out of the way.
+ */
 static void send_end(struct ga_exec *x)
 {
     uint8_t b[28];
     uint32_t flags = 0, status = 0, signo = 0;
 
+    ga_conn_pause(x->conn);
     if (x->failed.reason) {
         ga_conn_start_error(x->conn, x->failed.reason, (int)x->failed.code, x->failed.text);
         return;
@@ -129,7 +134,6 @@ static void send_end(struct ga_exec *x)
     ga_put_u64(b + 12, x->end_ns - x->start_ns);
     ga_put_u64(b + 20, (uint64_t)x->peak_rss_kib);
     ga_conn_send(x->conn, AGENT_EXITED, b, sizeof(b));
-    ga_conn_end(x->conn);
 }
 
 static void send_started(struct ga_exec *x)
@@ -137,7 +141,10 @@ static void send_started(struct ga_exec *x)
     uint8_t pid[4];
 
     ga_put_u32(pid, x->told_pid);
-    ga_conn_send(x->conn, AGENT_STARTED, pid, sizeof(pid));
+    if (x->starts_late)
+        ga_conn_put(x->conn, AGENT_STARTED, pid, sizeof(pid));
+    else
+        ga_conn_send(x->conn, AGENT_STARTED, pid, sizeof(pid));
 }
 
 static void end(struct ga_exec *x)
@@ -145,8 +152,9 @@ static void end(struct ga_exec *x)
     x->state = ENDED;
     x->deadline_ns = 0;
     close_all(x);
-    if (x->conn)
-        send_end(x);
+    if (!x->conn)
+        return;
+    send_end(x);
 }
 
 /* ---- Output ---- */
@@ -202,10 +210,16 @@ static void pump_outputs(struct ga_exec *x)
         end(x);
 }
 
+static void on_report(struct ga_source *src, uint32_t events);
+
 static void on_output(struct ga_source *src, uint32_t events)
 {
     struct output *o = src->ctx;
 
+    if (o->x->state == STARTING) {
+        on_report(&o->x->report, EPOLLIN);
+        return;
+    }
     pump_out(o);
     if (o->x->state == DRAINING)
         pump_outputs(o->x);
@@ -332,6 +346,10 @@ static int take_stdin(struct ga_exec *x, const uint8_t *data, size_t len, struct
 
 /* ---- Start ---- */
 
+/*
+ * How execve went: a record, or nothing, since the pipe closes by itself. All of that has happened when there is output
+ * or when the child has ended, so where nobody waits for STARTED those are soon enough to look.
+ */
 static void on_report(struct ga_source *src, uint32_t events)
 {
     struct ga_exec *x = src->ctx;
@@ -354,6 +372,13 @@ static void on_report(struct ga_source *src, uint32_t events)
     if (x->conn)
         send_started(x);
     pump_outputs(x);
+}
+
+static int watch_outputs(struct ga_exec *x)
+{
+    int r = ga_source_want(x->loop, &x->out[0].src, EPOLLIN);
+
+    return r < 0 ? r : ga_source_want(x->loop, &x->out[1].src, EPOLLIN);
 }
 
 struct ga_exec *ga_exec_start(struct ga_conn *conn, const struct ga_exec_req *req, int cgroup_parent, uint64_t id)
@@ -403,7 +428,11 @@ struct ga_exec *ga_exec_start(struct ga_conn *conn, const struct ga_exec_req *re
         }
         x->in_cgroup = true;
     }
-    r = ga_source_want(x->loop, &x->report, EPOLLIN);
+    x->starts_late = (req->flags & AGENT_EXEC_LATE_START) && !(req->flags & AGENT_EXEC_WORKLOAD);
+    if (x->starts_late)
+        r = watch_outputs(x);
+    else
+        r = ga_source_want(x->loop, &x->report, EPOLLIN);
     if (r == 0)
         r = x->pid = ga_spawn(&sp);
     if (r < 0)
@@ -484,6 +513,8 @@ int ga_exec_frame(struct ga_exec *x, uint32_t type, const uint8_t *data, size_t 
 
 void ga_exec_signal(struct ga_exec *x, int signo)
 {
+    if (x->state == STARTING)
+        on_report(&x->report, EPOLLIN);
     if (x->pid > 0 && x->state == RUNNING)
         kill(x->pid, signo);
 }

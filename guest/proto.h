@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Agent protocol, version 2: what the host and the guest's agent say to each other over vsock.
+ * Agent protocol, version 3: what the host and the guest's agent say to each other over vsock.
  * This file holds every number; docs/guest-protocol.md explains them. Used by guest/ and by src/lib/agent.c.
  *
  * Theory of operation
@@ -14,9 +14,10 @@
  *
  * The first frame each way is HELLO. The host does not wait for the agent's: it sends HELLO and its requests at once.
  * Control requests (SETUP, SYNC, PING, POWER, PRE_EXEC, RENEW, PUT) are answered in order by one OK or ERROR each. EXEC
- * makes the connection belong to that exec until it ends: EXITED or START_ERROR is its last frame. An ERROR ends the
- * connection, so SETUP and EXEC may be sent together. Losing the connection kills the exec with everything it started,
- * unless it is detached: then ATTACH gives it to another connection, in a restored machine for one.
+ * makes the connection belong to that exec until it ends, with EXITED or START_ERROR; then the next request may follow.
+ * An ERROR ends the connection, so SETUP and EXEC may be sent together. Losing the connection kills the exec with
+ * everything it started, unless it is detached: then ATTACH gives it to another connection, in a restored machine for
+ * one.
  *
  * Streams have credit: a side sends at most AGENT_WINDOW bytes of a stream beyond what the other has said (CREDIT) it
  * is done with. So a reader that does not read stops its own stream only, and SIGNAL, RESIZE and EXITED always get
@@ -29,7 +30,7 @@
 
 #define AGENT_PORT    1024u
 #define AGENT_MAGIC   0x41474d53u /* "SMGA" */
-#define AGENT_VERSION 2u
+#define AGENT_VERSION 3u
 
 #define AGENT_HEADER_SIZE 8u
 
@@ -122,7 +123,8 @@ enum agent_stream {
 #define AGENT_EXEC_CREATE_CWD   (1u << 3) /* make the working directory when there is none */
 #define AGENT_EXEC_NO_NEW_PRIVS (1u << 4)
 #define AGENT_EXEC_DETACHED     (1u << 5) /* with WORKLOAD: losing the connection does not end it */
-#define AGENT_EXEC_FLAGS        63u       /* all that are defined */
+#define AGENT_EXEC_LATE_START   (1u << 6) /* nobody waits for STARTED: it may come with the first output, or the end */
+#define AGENT_EXEC_FLAGS        127u      /* all that are defined */
 
 #define AGENT_TARGET_PROCESS 0u /* the process that was started */
 #define AGENT_TARGET_GROUP   1u /* its process group */

@@ -4,7 +4,8 @@
  *
  * Theory of operation
  *
- * One thread, one loop. A connection starts with HELLO and takes control requests until an EXEC makes it that exec's.
+ * One thread, one loop. A connection starts with HELLO and takes control requests; an EXEC makes it that exec's, until
+ * that has ended. What comes then waits (ga_conn_pause) until the exec has been freed.
  * Nothing is freed while events are being dispatched: after each round sweep() frees what has died or ended. A
  * connection that dies takes its exec with it, except the detached workload: that is kept by the server then, running
  * or ended, until ATTACH gives it to another connection or the next workload takes its place.
@@ -42,6 +43,7 @@ struct peer {
     pid_t helper; /* runs sync(); 0: none */
     struct ga_put put;
     bool hello;
+    bool had_exec; /* frames for one that has ended may still come */
 };
 
 struct ga_server {
@@ -190,6 +192,7 @@ static void take_exec(struct peer *p, const uint8_t *data, size_t len)
         ga_conn_refuse(&p->conn, EBUSY, "the guest already runs a workload");
     else
         p->exec = ga_exec_start(&p->conn, &req, s->cgroup, s->next_id++);
+    p->had_exec = true;
     ga_exec_req_done(&req);
 }
 
@@ -212,6 +215,7 @@ static void take_attach(struct peer *p, const uint8_t *data, size_t len)
         return;
     }
     p->exec = s->workload;
+    p->had_exec = true;
     s->workload = NULL;
     ga_exec_attach(p->exec, &p->conn);
 }
@@ -293,6 +297,13 @@ static void take_power(struct peer *p, const uint8_t *data, size_t len)
         ga_conn_refuse(&p->conn, err.code, err.text);
 }
 
+/* Sent before the host knew that the exec has ended. */
+static bool is_too_late(const struct peer *p, uint32_t type)
+{
+    return p->had_exec && (type == AGENT_CREDIT || type == AGENT_STDIN || type == AGENT_STDIN_EOF ||
+                           type == AGENT_RESIZE || type == AGENT_SIGNAL);
+}
+
 static void on_frame(struct ga_conn *c, uint32_t type, const uint8_t *data, size_t len)
 {
     struct peer *p = peer_of(c);
@@ -307,6 +318,8 @@ static void on_frame(struct ga_conn *c, uint32_t type, const uint8_t *data, size
             ga_conn_refuse(c, err.code, err.text);
         return;
     }
+    if (is_too_late(p, type))
+        return;
     if (p->put.active != (type == AGENT_PUT_DATA)) {
         ga_error_set(&err, EPROTO, "a frame of type %u %s the bytes of a file", type,
                      p->put.active ? "comes between" : "has");
@@ -394,7 +407,7 @@ int ga_server_listen(struct ga_server *s, int fd)
     return r;
 }
 
-/* Free what has ended. The connection of an exec that has ended stays until the host closes it. */
+/* Free what has ended. The connection of an exec that has ended goes on with what the host asks next. */
 static void sweep(struct ga_server *s)
 {
     take_over_workloads(s);
@@ -405,6 +418,8 @@ static void sweep(struct ga_server *s)
         }
         if (!p->conn.dead) {
             at = &p->next;
+            if (p->conn.paused && !p->exec && !p->helper)
+                ga_conn_resume(&p->conn);
             continue;
         }
         *at = p->next;
@@ -546,10 +561,9 @@ static int tick(struct ga_server *s)
 int ga_server_run(struct ga_server *s, bool until_idle)
 {
     do {
-        int wait_ms = tick(s);
-
-        sweep(s); /* a timeout may have ended an exec */
-        int r = ga_loop_once(&s->loop, wait_ms);
+        tick(s);
+        sweep(s); /* a timeout may have ended an exec, and another one waited behind it */
+        int r = ga_loop_once(&s->loop, tick(s));
         if (r < 0)
             return r;
         sweep(s);

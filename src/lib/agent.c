@@ -94,6 +94,11 @@ size_t agent_out_waiting(const struct agent *a)
     return a->out.len - a->out_sent;
 }
 
+bool agent_idle(const struct agent *a)
+{
+    return !a->ended && !a->exec && !a->pending && !a->out_broken && !agent_out_waiting(a);
+}
+
 void agent_put_frame(struct agent *a, uint16_t type, const void *data, size_t len)
 {
     buf_u32(&a->out, (uint32_t)len);
@@ -260,6 +265,14 @@ static bool take_error(struct agent *a, struct reader *r)
     return true;
 }
 
+/* The connection is as it was before the exec; what the callee still holds of its output needs no credit. */
+static void exec_over(struct agent *a)
+{
+    a->exec = a->started = a->open_stdin = a->eof_sent = a->want_room = a->resize_waits = false;
+    a->stdin_credit = AGENT_WINDOW;
+    memset(a->output, 0, sizeof(a->output));
+}
+
 static bool take_start_error(struct agent *a, struct reader *r)
 {
     static const int exit_codes[] = {
@@ -272,7 +285,7 @@ static bool take_start_error(struct agent *a, struct reader *r)
     if (!read_text(r, &err, (int)code) || r->left || a->started || reason < AGENT_START_NOT_FOUND ||
         reason > AGENT_START_FAILED)
         return false;
-    stop(a);
+    exec_over(a);
     if (a->ops->on_start_error)
         a->ops->on_start_error(a, a->ctx, exit_codes[reason], &err);
     return true;
@@ -289,7 +302,7 @@ static bool take_exited(struct agent *a, struct reader *r)
     end.signal = (int)signo;
     end.timed_out = flags & AGENT_EXITED_TIMED_OUT;
     end.core_dumped = flags & AGENT_EXITED_CORE;
-    stop(a);
+    exec_over(a);
     if (a->ops->on_exit)
         a->ops->on_exit(a, a->ctx, &end);
     return true;

@@ -9,10 +9,10 @@
  *     agent_setup(a, &setup, err);    -> ops.on_done when the guest is set up
  *     agent_exec(a, &spec, err);      -> on_started, on_output..., on_exit    or    on_start_error
  *
- * SETUP and the workload's EXEC may share a connection, each further exec has its own. on_exit, on_start_error and
- * on_error are final: at most one of them is called, once, and nothing after it. Then, or at any time before, the
- * caller calls agent_free(), which closes the connection (the guest then kills an exec that still runs). agent_free()
- * may be called from inside any callback.
+ * Requests share a connection, and execs may follow one another on it; those that run at the same time have one each.
+ * on_exit and on_start_error end an exec: one of them is called, once, and nothing more for that exec. on_error is
+ * final: nothing is called after it. Then, or at any time before, the caller calls agent_free(), which closes the
+ * connection (the guest then kills an exec that still runs). agent_free() may be called from inside any callback.
  *
  * The guest is hostile: whatever it sends, memory stays bounded (AGENT_WINDOW of stdin, one frame, what was asked) and
  * a frame that breaks the protocol ends the connection with on_error.
@@ -56,7 +56,8 @@ struct agent_exec {
     bool tty;
     bool open_stdin; /* false: stdin is /dev/null */
     bool workload;
-    bool detached; /* with workload: losing the connection does not end it, agent_attach() finds it again */
+    bool detached;   /* with workload: losing the connection does not end it, agent_attach() finds it again */
+    bool late_start; /* on_started may come as late as the first output or the end: saves a message */
     bool create_cwd;
     bool no_new_privs;
     uint16_t rows, cols; /* of the terminal; 0: 24 x 80 */
@@ -90,10 +91,10 @@ struct agent_ops {
     /* agent_stdin() took less than it was offered; now there is room again. */
     void (*on_stdin_room)(struct agent *a, void *ctx);
 
-    /* Final. All output has been given before. */
+    /* The exec has ended. All output has been given before; agent_output_done() for it is of no use any more. */
     void (*on_exit)(struct agent *a, void *ctx, const struct agent_exit *end);
 
-    /* Final. Nothing was started; `exit_code` (125, 126, 127) is what a command line shall exit with. */
+    /* The exec has ended. Nothing was started; `exit_code` (125, 126, 127) is what a command line shall exit with. */
     void (*on_start_error)(struct agent *a, void *ctx, int exit_code, const struct sm_error *err);
 
     /* Final. The guest refused a request, broke the protocol, or the connection was lost. */
@@ -110,13 +111,16 @@ int agent_new(struct loop *loop, int fd, const struct agent_ops *ops, void *ctx,
 /* Takes NULL. Closes the connection; no callback runs any more. */
 void agent_free(struct agent *a);
 
+/* Nothing is under way, and the connection can be used for more. */
+bool agent_idle(const struct agent *a);
+
 /* Requests: everything is copied. -EINVAL, -E2BIG: a value is over its limit in proto.h; -EPIPE: the agent has ended.
  */
 int agent_setup(struct agent *a, const struct agent_setup *setup, struct sm_error *err);
 int agent_sync(struct agent *a, struct sm_error *err);
 int agent_ping(struct agent *a, struct sm_error *err);
 int agent_power(struct agent *a, uint32_t how, struct sm_error *err);                 /* AGENT_POWER_* */
-int agent_exec(struct agent *a, const struct agent_exec *spec, struct sm_error *err); /* once per connection */
+int agent_exec(struct agent *a, const struct agent_exec *spec, struct sm_error *err); /* one at a time */
 
 /* Everything is set up: after its OK the guest rings SM_LC_EV_PRE_EXEC and waits. */
 int agent_pre_exec(struct agent *a, struct sm_error *err);

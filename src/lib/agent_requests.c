@@ -160,7 +160,8 @@ int agent_exec(struct agent *a, const struct agent_exec *x, struct sm_error *err
     struct buf b = buf_init(AGENT_REQUEST_MAX);
     uint32_t flags = (x->tty ? AGENT_EXEC_TTY : 0) | (x->open_stdin ? AGENT_EXEC_STDIN : 0) |
                      (x->workload ? AGENT_EXEC_WORKLOAD : 0) | (x->create_cwd ? AGENT_EXEC_CREATE_CWD : 0) |
-                     (x->no_new_privs ? AGENT_EXEC_NO_NEW_PRIVS : 0) | (x->detached ? AGENT_EXEC_DETACHED : 0);
+                     (x->no_new_privs ? AGENT_EXEC_NO_NEW_PRIVS : 0) | (x->detached ? AGENT_EXEC_DETACHED : 0) |
+                     (x->late_start ? AGENT_EXEC_LATE_START : 0);
     int r;
 
     if (!x->argv || !x->argv[0])
@@ -213,7 +214,6 @@ size_t agent_stdin(struct agent *a, const void *data, size_t len)
     const uint8_t *p = data;
     size_t left = len;
 
-    assert(a->exec || a->ended);
     if (a->ended || a->eof_sent || !a->open_stdin)
         return len;
     if (a->resize_waits && left && a->stdin_credit)
@@ -248,6 +248,8 @@ void agent_output_done(struct agent *a, enum agent_stream stream, size_t len)
     assert(stream == AGENT_STREAM_STDOUT || stream == AGENT_STREAM_STDERR);
     struct output *o = &a->output[stream - AGENT_STREAM_STDOUT];
 
+    if (!a->exec)
+        return;
     assert(len <= o->unread);
     o->unread -= len;
     o->owed += len;

@@ -428,6 +428,7 @@ static int run_warmup(struct bake *b)
         r = sm_error_set(b->err, ECHILD, "the warm-up command '%.200s' has failed with exit code %d%s%.500s",
                          b->plan->warmup.list[0], result.exit_code, result.message[0] ? ": " : "", result.message);
     sm_exec_free(x);
+    link_free(STEAL_PTR(b->vm->spare)); /* a clone had to end it first */
     return r;
 }
 

@@ -2,7 +2,8 @@
 /*
  * Theory of operation: one command in a machine.
  *
- * Each has its connection to the agent (the first takes over the machine's first) and its three pumps. What
+ * Each has its connection to the agent (the first takes over the machine's first; one that ends leaves its to the next,
+ * since making one takes two messages each way) and its three pumps. What
  * the guest sends goes into a sink; the agent client is told what the sink got rid of, so a reader that does not read
  * holds up its own stream and nothing else, with at most AGENT_WINDOW bytes kept. What a source reads goes to the
  * guest as far as its window is open; then the source pauses.
@@ -117,7 +118,7 @@ static void over(struct sm_exec *x)
     }
     source_close(&x->in);
     close_timer(x);
-    link_free(x->link);
+    vm_give_back(x->vm, x->link);
     x->link = NULL;
 }
 
@@ -252,6 +253,10 @@ static void on_error(struct agent *a, void *ctx, const struct sm_error *err)
     if (refusal[0])
         sm_error_wrap(&why, "%s", refusal);
     sm_error_wrap(&why, "the guest's agent");
+    if (link == vm->spare) {
+        link_free(STEAL_PTR(vm->spare));
+        return;
+    }
     if (!x) {
         vm_fail(vm, &why);
         return;
@@ -325,14 +330,14 @@ static int open_pumps(struct sm_exec *x, const struct sm_exec_config *c, struct 
 
 /* ---- Start ---- */
 
-/* The first connection, when it is still free; else a new one. */
+/* The first connection, when it is still free, or one that a command has left; else a new one. */
 static int get_link(struct sm_exec *x, struct sm_error *err)
 {
     struct sm_vm *vm = x->vm;
 
-    if (!vm->first)
+    if (!vm->first && !vm->spare)
         return vm_connect(vm, x, &x->link, err);
-    x->link = STEAL_PTR(vm->first);
+    x->link = vm->first ? STEAL_PTR(vm->first) : STEAL_PTR(vm->spare);
     x->link->exec = x;
     return 0;
 }
@@ -401,6 +406,7 @@ static int request(struct sm_exec *x, const struct sm_exec_config *c, struct sm_
                               .open_stdin = c->in >= 0,
                               .workload = workload,
                               .detached = workload,
+                              .late_start = true,
                               .create_cwd = true,
                               .rows = c->rows,
                               .cols = c->cols};

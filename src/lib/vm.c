@@ -52,6 +52,7 @@ int vm_new(struct sm_vm **ret, struct sm_error *err)
 void vm_clear(struct sm_vm *vm)
 {
     link_free(STEAL_PTR(vm->first));
+    link_free(STEAL_PTR(vm->spare));
     worker_free(STEAL_PTR(vm->worker));
     snapshot_unref(STEAL_PTR(vm->from));
     loop_timer_cancel(&vm->answer);
@@ -173,6 +174,16 @@ void link_free(struct link *link)
         return;
     agent_free(link->agent);
     free(link);
+}
+
+void vm_give_back(struct sm_vm *vm, struct link *link)
+{
+    if (!link || vm->spare || !agent_idle(link->agent)) {
+        link_free(link);
+        return;
+    }
+    link->exec = NULL;
+    vm->spare = link;
 }
 
 /* ---- Running ---- */

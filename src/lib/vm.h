@@ -32,7 +32,7 @@
 
 /*
  * A connection to the guest's agent. The first one carries the guest's set-up, or its renewal, and then the first
- * command, so that neither waits for the other's answer. Freed by its owner: the machine (vm->first) or the command.
+ * command, so that neither waits for the other's answer. Freed by its owner: the machine (first, spare) or the command.
  */
 struct link {
     struct sm_vm *vm;
@@ -54,6 +54,7 @@ struct sm_vm {
     struct worker *worker;
     uint32_t prepared_id; /* CONFIG of a prepared worker, without its answer so far; 0: not a prepared one */
     struct link *first;
+    struct link *spare; /* of a command that has ended, for the next; or NULL */
     struct list execs;
     char name[VM_NAME_MAX + 1], hostname[VM_HOSTNAME_MAX + 1];
     void (*console)(void *ctx, const char *data, size_t len);
@@ -106,6 +107,9 @@ int vm_dial(struct sm_vm *vm, const struct agent_ops *ops, void *ctx, struct age
 /* The same for `exec` (may be NULL). */
 int vm_connect(struct sm_vm *vm, struct sm_exec *exec, struct link **ret, struct sm_error *err);
 void link_free(struct link *link);
+
+/* The command on it has ended, or gives it up. May be NULL. */
+void vm_give_back(struct sm_vm *vm, struct link *link);
 
 /* The machine has ended, or can't be used any more: tells all commands. The first reason is kept; of one that is being
  * stopped that is the stop, and `why` may be NULL. */

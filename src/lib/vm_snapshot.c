@@ -84,7 +84,10 @@ static int save_into(struct sm_vm *vm, struct snapshot_draft *draft, uint32_t fl
     int fds[3] = {draft->state_fd, draft->memory_fd, draft->diff_fd};
     struct control_report rep = {0};
     struct snapshot_meta meta;
-    int r = vm_ask(vm, &req, fds, diff ? 3 : 2, CONTROL_SAVED, &rep, err);
+    int r;
+
+    link_free(STEAL_PTR(vm->spare)); /* a clone had to end it first */
+    r = vm_ask(vm, &req, fds, diff ? 3 : 2, CONTROL_SAVED, &rep, err);
 
     if (r < 0)
         return r;
@@ -138,6 +141,7 @@ int sm_vm_rewind(struct sm_vm *vm, struct sm_error *err)
     LIST_FOREACH_SAFE(&vm->execs, it, tmp)
     exec_vm_rewound(exec_of_node(it));
     link_free(STEAL_PTR(vm->first));
+    link_free(STEAL_PTR(vm->spare));
     vm->owed = 0;
     loop_timer_cancel(&vm->answer);
     r = vm_ask(vm, &req, NULL, 0, CONTROL_OK, NULL, err);

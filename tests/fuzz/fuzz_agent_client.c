@@ -22,10 +22,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define DO_RENEW  64u /* and pre-exec */
 #define DO_ATTACH 128u
 
+#define MAX_EXECS 3u
+
+static const char *const argv[] = {"true", NULL};
+
 struct caller {
     struct agent *a;
     uint8_t how;
     unsigned finals, calls;
+    unsigned execs, ends; /* started, and their ends */
     size_t held[2];
 };
 
@@ -42,6 +47,19 @@ static void final(struct caller *c)
 {
     if (++c->finals > 1)
         abort();
+    called(c);
+}
+
+/* An exec has ended: the connection is good for another. */
+static void ended(struct caller *c)
+{
+    struct agent_exec x = {.argv = argv, .open_stdin = c->how & DO_STDIN};
+
+    if (++c->ends > c->execs || c->finals)
+        abort();
+    c->held[0] = c->held[1] = 0;
+    if ((c->how & DO_EXEC) && c->execs < MAX_EXECS && agent_exec(c->a, &x, NULL) == 0)
+        c->execs++;
     called(c);
 }
 
@@ -84,14 +102,14 @@ static void on_exit_(struct agent *a, void *ctx, const struct agent_exit *end)
 {
     if (end->status < 0 || end->status > 255 || (end->signal && end->status != 128 + end->signal))
         abort();
-    final(ctx);
+    ended(ctx);
 }
 
 static void on_start_error(struct agent *a, void *ctx, int exit_code, const struct sm_error *err)
 {
     if (exit_code < 125 || exit_code > 127 || !err->text[0] || err->code <= 0)
         abort();
-    final(ctx);
+    ended(ctx);
 }
 
 static void on_error(struct agent *a, void *ctx, const struct sm_error *err)
@@ -108,7 +126,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const struct agent_ops ops = {on_done,  on_started,     on_output, on_stdin_room,
                                          on_exit_, on_start_error, on_error};
-    static const char *const argv[] = {"true", NULL};
     static const uint8_t zeros[AGENT_WINDOW + 1];
     struct agent_setup setup = {.root_device = "/dev/vda", .root_fstype = "erofs"};
     struct caller c = {.how = size ? data[0] : 0};
@@ -129,10 +146,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (c.how & DO_PUT)
         agent_put(c.a, "/file", 0644, 0, 0, zeros, sizeof(zeros), NULL);
-    if (c.how & DO_ATTACH)
-        agent_attach(c.a, NULL);
-    if (c.how & DO_EXEC) {
-        if (agent_exec(c.a, &x, NULL) == 0 && (c.how & DO_STDIN))
+    if (c.how & DO_ATTACH && agent_attach(c.a, NULL) == 0)
+        c.execs++;
+    if (c.how & DO_EXEC && agent_exec(c.a, &x, NULL) == 0) {
+        c.execs++;
+        if (c.how & DO_STDIN)
             agent_stdin(c.a, zeros, sizeof(zeros));
     }
     if (write(sv[1], data + 1, size - 1) < 0)

@@ -417,6 +417,13 @@ void h_expect(struct h_conn *c, int status, const char *out)
         assert_string_equal(h_text(c, 0), out);
 }
 
+void h_again(struct h_conn *c)
+{
+    assert_true(c->exited || c->start_failed);
+    c->started = c->exited = c->start_failed = false;
+    c->held[0] = c->held[1] = c->out[0].len = c->out[1].len = 0;
+}
+
 const char *h_text(struct h_conn *c, int stream)
 {
     struct buf *b = &c->out[stream];

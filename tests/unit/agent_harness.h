@@ -97,6 +97,9 @@ struct h_conn *h_sh(struct harness *h, unsigned i, const struct agent_exec *spec
 /* Wait for the end; it must have been an exit with `status` and (unless NULL) `out` on stdout. */
 void h_expect(struct h_conn *c, int status, const char *out);
 
+/* Forget what has come over it: the next exec on it begins. */
+void h_again(struct h_conn *c);
+
 /* What has come on stdout (0) or stderr (1) as a string. */
 const char *h_text(struct h_conn *c, int stream);
 

@@ -385,8 +385,82 @@ static void limits_of_requests(void **state)
     assert_int_equal(agent_exec(c->agent, &x, &err), 0);
     h_expect(c, 0, NULL);
     assert_int_equal(c->out[0].len, AGENT_MAX_ARG + 1);
-    assert_int_equal(agent_exec(c->agent, &x, &err), -EPIPE);
     free(arg);
+}
+
+/* Whatever the first has left: stdin that nobody read, output that nobody is done with, or it did not start at all. */
+static void execs_follow_one_another(void **state)
+{
+    static const uint8_t zeros[AGENT_WINDOW];
+    struct h_conn *c = h_exec(*state, 1, &(struct agent_exec){.open_stdin = true}, (const char *const[]){"true", NULL});
+    struct agent_exec x = {.open_stdin = true};
+
+    assert_int_equal(agent_exec(c->agent, &(struct agent_exec){.argv = (const char *const[]){"true", NULL}}, NULL),
+                     -EPIPE); /* not before it has ended */
+    agent_stdin(c->agent, zeros, sizeof(zeros));
+    h_expect(c, 0, NULL);
+
+    h_again(c);
+    h_exec(*state, 1, NULL, (const char *const[]){"/no/such/program", NULL});
+    h_wait(*state, &c->start_failed);
+
+    for (unsigned i = 0; i < 20; i++) {
+        unsigned done = c->done;
+
+        h_again(c);
+        c->hold = i % 2 == 0;
+        h_sh(*state, 1, &x, "head -c 200000; head -c 200000 /dev/zero >&2; exit 3");
+        assert_int_equal(agent_stdin(c->agent, zeros, 200000), 200000); /* a whole window again */
+        h_expect(c, 3, NULL);
+        assert_int_equal(c->out[0].len, 200000);
+        assert_int_equal(c->out[1].len, 200000);
+        assert_int_equal(agent_ping(c->agent, NULL), 0);
+        h_wait_count(*state, &c->done, done + 1);
+        assert_true(agent_idle(c->agent));
+    }
+    h_again(c);
+    x.timeout_ms = 50;
+    h_exec(*state, 1, &x, (const char *const[]){"sleep", "1000", NULL});
+    h_expect(c, 128 + SIGKILL, NULL);
+    assert_true(c->end.timed_out);
+}
+
+/* Nobody waits to hear that it has started: that is told with what there is to tell. */
+static void started_may_come_late(void **state)
+{
+    struct agent_exec x = {.open_stdin = true, .late_start = true};
+    struct harness *h = *state;
+    struct h_conn *c = h_sh(h, 1, &x, "trap 'echo got; exit 4' USR1; read a; echo $a; sleep 1000 & wait");
+    struct h_conn *other = h_agent(h, 2);
+
+    /* It runs now, or soon: the other connection is served, and nothing is said. */
+    assert_int_equal(agent_ping(other->agent, NULL), 0);
+    h_wait_count(h, &other->done, 1);
+    assert_false(c->started);
+    agent_stdin(c->agent, "in\n", 3);
+    h_wait_bytes(h, &c->out[0], 3);
+    assert_true(c->started && c->pid > 0);
+    agent_signal(c->agent, SIGUSR1, AGENT_TARGET_PROCESS);
+    h_expect(c, 4, "in\ngot\n");
+
+    h_again(c);
+    h_exec(h, 1, &x, (const char *const[]){"sleep", "1000", NULL});
+    agent_signal(c->agent, SIGTERM, AGENT_TARGET_PROCESS);
+    h_expect(c, 128 + SIGTERM, "");
+    assert_true(c->started);
+
+    h_again(c);
+    h_exec(h, 1, &x, (const char *const[]){"/no/such/program", NULL});
+    h_wait(h, &c->start_failed);
+    assert_int_equal(c->exit_code, 127);
+    assert_false(c->started);
+
+    h_again(c);
+    x.workload = true; /* of this one everybody wants to know */
+    h_exec(h, 1, &x, (const char *const[]){"sleep", "1000", NULL});
+    h_wait(h, &c->started);
+    agent_signal(c->agent, SIGKILL, AGENT_TARGET_TREE);
+    h_expect(c, 128 + SIGKILL, "");
 }
 
 int main(void)
@@ -408,6 +482,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(control_requests, setup, teardown),
         cmocka_unit_test_setup_teardown(before_and_failed_setup, setup_fresh, teardown),
         cmocka_unit_test_setup_teardown(limits_of_requests, setup, teardown),
+        cmocka_unit_test_setup_teardown(execs_follow_one_another, setup, teardown),
+        cmocka_unit_test_setup_teardown(started_may_come_late, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -123,7 +123,7 @@ static void agent_refuses_bad_frames(void **state)
     expect_refused(h, 2, &b, false, "not the agent protocol");
 
     put_pair(&b, AGENT_HELLO, AGENT_MAGIC, AGENT_VERSION + 1);
-    expect_refused(h, 3, &b, true, "the host version 3");
+    expect_refused(h, 3, &b, true, "the host version 4");
 
     /* The header alone is refused: nothing waits for, or makes room for, a payload that is too large. */
     put_hello(&b);
@@ -251,6 +251,41 @@ static void agent_refuses_bad_frames_of_an_exec(void **state)
     assert_int_equal(c->out[0].len, 100);
 }
 
+/* What the host sent before it knew of the end is passed over; what was never of an exec is not. */
+static void frames_after_the_end_are_passed_over(void **state)
+{
+    struct harness *h = *state;
+    struct buf b = buf_init(1 << 20);
+    uint8_t data[AGENT_SMALL_MAX];
+    uint32_t len, size = 24 | 80 << 16;
+    int fd = h->conn[1].fd;
+
+    put_hello(&b);
+    put_exec(&b, "true", NULL, AGENT_EXEC_STDIN);
+    assert_int_equal(io_write_full(fd, b.data, b.len), 0);
+    buf_done(&b);
+    assert_int_equal(next_frame(fd, data, &len), AGENT_HELLO);
+    assert_int_equal(next_frame(fd, data, &len), AGENT_STARTED);
+    assert_int_equal(next_frame(fd, data, &len), AGENT_EXITED);
+    put_pair(&b, AGENT_CREDIT, AGENT_STREAM_STDOUT, 100);
+    put_pair(&b, AGENT_SIGNAL, 9, AGENT_TARGET_TREE);
+    put_frame(&b, AGENT_RESIZE, &size, sizeof(size));
+    put_frame(&b, AGENT_STDIN, "late", 4);
+    put_frame(&b, AGENT_STDIN_EOF, NULL, 0);
+    put_frame(&b, AGENT_PING, NULL, 0);
+    put_exec(&b, "false", NULL, 0);
+    assert_int_equal(io_write_full(fd, b.data, b.len), 0);
+    buf_done(&b);
+    assert_int_equal(next_frame(fd, data, &len), AGENT_OK);
+    assert_int_equal(next_frame(fd, data, &len), AGENT_STARTED);
+    assert_int_equal(next_frame(fd, data, &len), AGENT_EXITED);
+    assert_int_equal(data[0], 1);
+
+    put_hello(&b);
+    put_frame(&b, AGENT_STDIN, "early", 5);
+    expect_refused(h, 2, &b, true, "unexpected agent frame: type 33 with 5 bytes");
+}
+
 /* ---- A raw guest ---- */
 
 struct guest {
@@ -361,6 +396,15 @@ static void client_refuses_bad_frames(void **state)
     put_started(&g);
     put_frame(&g.b, AGENT_STARTED, zeros, 4);
     expect_broken(&g, "frame of type 66"); /* twice */
+
+    guest_start(&g, true);
+    put_started(&g);
+    put_frame(&g.b, AGENT_EXITED, zeros, 28);
+    guest_send(&g);
+    h_wait(&g.h, &g.h.conn[0].exited);
+    h_again(&g.h.conn[0]);
+    put_frame(&g.b, AGENT_STDOUT, zeros, 1);
+    expect_broken(&g, "frame of type 67"); /* after the end */
 
     guest_start(&g, true);
     put_started(&g);
@@ -543,6 +587,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(agent_refuses_bad_frames, setup, teardown),
         cmocka_unit_test_setup_teardown(agent_refuses_bad_frames_of_an_exec, setup, teardown),
+        cmocka_unit_test_setup_teardown(frames_after_the_end_are_passed_over, setup, teardown),
         cmocka_unit_test(client_refuses_bad_frames),
         cmocka_unit_test(client_holds_the_guest_to_its_window),
         cmocka_unit_test(client_makes_text_printable),

@@ -267,16 +267,22 @@ static unsigned count_fds(pid_t pid)
 static void many_execs_leave_nothing(void **state)
 {
     struct harness *h = *state;
-    unsigned before = count_fds(h->server);
+    unsigned before = count_fds(h->server), pings = 0;
 
     for (unsigned i = 1; i < H_CONNS; i++)
         h_sh(h, i, i % 2 ? &with_stdin : NULL, i % 3 ? "exit 1" : "head -c 100000 /dev/zero; exit 1");
     for (unsigned i = 1; i < H_CONNS; i++)
         h_expect(&h->conn[i], 1, NULL);
-    /* Their connections are closed by the client on the exit, and by the server when it sees that. */
-    for (unsigned i = 0; i < 10000 && count_fds(h->server) > before - (H_CONNS - 1); i++) {
+    /* What came of them has been put away when another request has been answered. */
+    agent_ping(h->conn[0].agent, NULL);
+    h_wait_count(h, &h->conn[0].done, ++pings + 1);
+    assert_int_equal(count_fds(h->server), before);
+    /* Connections are closed by the server when it sees that the client has closed them. */
+    for (unsigned i = 1; i < H_CONNS; i++)
+        h_drop(&h->conn[i]);
+    while (count_fds(h->server) > before - (H_CONNS - 1) && pings < 10000) {
         agent_ping(h->conn[0].agent, NULL);
-        h_wait_count(h, &h->conn[0].done, i + 2);
+        h_wait_count(h, &h->conn[0].done, ++pings + 1);
     }
     assert_int_equal(count_fds(h->server), before - (H_CONNS - 1));
 }

@@ -7,11 +7,13 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "oci_fixture.h"
@@ -170,6 +172,58 @@ static void time_limit_sends_the_images_stop_signal(void **state)
     r = vm_finish(vm_exec(vm, &config));
     assert_true(r.timed_out);
     assert_int_equal(r.signal, SIGKILL);
+    sm_vm_free(vm);
+}
+
+/* Each connection of the fake worker has an agent of its own: the parent of what runs on it. */
+static void read_parent(struct sm_vm *vm, char *ret, size_t size)
+{
+    struct sm_exec_config config = SM_EXEC_CONFIG_INIT;
+
+    config.args = ARGS("sh", "-c", "echo $PPID");
+    assert_int_equal(vm_run(vm, config, ret, size).exit_code, 0);
+}
+
+static void end_process(pid_t pid)
+{
+    struct pollfd gone = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+
+    assert_true(gone.fd >= 0);
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(poll(&gone, 1, 30000), 1);
+    close(gone.fd);
+}
+
+/* One after the other; those that run at the same time have one each. */
+static void commands_leave_their_connection_to_the_next(void **state)
+{
+    struct sm_exec_config config = SM_EXEC_CONFIG_INIT;
+    struct sm_vm *vm = start();
+    char first[32], now[32];
+    struct sm_exec *x;
+
+    read_parent(vm, first, sizeof(first));
+    read_parent(vm, now, sizeof(now));
+    assert_string_equal(now, first);
+    config.args = ARGS("/no/such/program");
+    assert_int_equal(vm_run(vm, config, now, sizeof(now)).exit_code, 127);
+    read_parent(vm, now, sizeof(now));
+    assert_string_equal(now, first);
+
+    config.args = ARGS("sleep", "1000");
+    x = vm_exec(vm, &config);
+    read_parent(vm, now, sizeof(now));
+    assert_string_not_equal(now, first);
+    sm_exec_free(x); /* which ends it by closing its connection */
+    memcpy(first, now, sizeof(first));
+    read_parent(vm, now, sizeof(now));
+    assert_string_equal(now, first);
+
+    /* One that has been lost is not tried. */
+    end_process(atoi(now));
+    assert_int_equal(sm_vm_dispatch(vm, 0, &vm_err), 0);
+    read_parent(vm, now, sizeof(now));
+    assert_string_not_equal(now, first);
     sm_vm_free(vm);
 }
 
@@ -384,6 +438,7 @@ int main(void)
         cmocka_unit_test(reader_that_goes_ends_the_writer_only),
         cmocka_unit_test(time_limit_sends_the_images_stop_signal),
         cmocka_unit_test(signals_and_sizes_reach_it),
+        cmocka_unit_test(commands_leave_their_connection_to_the_next),
         cmocka_unit_test(set_up_is_finished_whatever_comes_first),
         cmocka_unit_test(failed_starts_carry_evidence),
         cmocka_unit_test(lost_machine_tells_its_reason),
