@@ -161,7 +161,7 @@ def command(bench):
 
 
 def exec_(bench):
-    told = subprocess.run([ROUNDTRIP, bench.image()[0], str(ROUNDS * 3), "/bin/true"], check=True, capture_output=True)
+    told = subprocess.run([ROUNDTRIP, bench.image()[0], str(ROUNDS * 20), "/bin/true"], check=True, capture_output=True)
     emit("restore", "exec", "ms", [int(line) / 1e6 for line in told.stdout.split()], bar=15)
 
 

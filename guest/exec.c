@@ -105,20 +105,11 @@ static void close_all(struct ga_exec *x)
     ga_queue_done(&x->pending);
 }
 
-/*
- * The last frame, which can be sent more than once: to who comes when all is over. What the host asks next waits until
- * this exec is out of the way.
- */
-static void send_end(struct ga_exec *x)
+static void send_exited(struct ga_exec *x)
 {
     uint8_t b[28];
     uint32_t flags = 0, status = 0, signo = 0;
 
-    ga_conn_pause(x->conn);
-    if (x->failed.reason) {
-        ga_conn_start_error(x->conn, x->failed.reason, (int)x->failed.code, x->failed.text);
-        return;
-    }
     if (WIFSIGNALED(x->status)) {
         signo = (uint32_t)WTERMSIG(x->status);
         if (WCOREDUMP(x->status))
@@ -134,6 +125,19 @@ static void send_end(struct ga_exec *x)
     ga_put_u64(b + 12, x->end_ns - x->start_ns);
     ga_put_u64(b + 20, (uint64_t)x->peak_rss_kib);
     ga_conn_send(x->conn, AGENT_EXITED, b, sizeof(b));
+}
+
+/*
+ * The last frame, which can be sent more than once: to who comes when all is over. What the host asks next waits until
+ * this exec is out of the way.
+ */
+static void send_end(struct ga_exec *x)
+{
+    if (x->failed.reason)
+        ga_conn_start_error(x->conn, x->failed.reason, (int)x->failed.code, x->failed.text);
+    else
+        send_exited(x);
+    ga_conn_pause(x->conn);
 }
 
 static void send_started(struct ga_exec *x)
