@@ -22,9 +22,7 @@ int sandbox_enter(uint32_t *steps, struct sm_error *err);
 /* System call filters, one for each kind of thread, made by sandbox_filters_new() while the process may still do it. */
 struct sandbox_filters;
 
-/* `run_request`: the ioctl that enters the guest; `state_requests`: those that save its state, 0 at the end. */
-int sandbox_filters_new(struct sandbox_filters **ret, unsigned long run_request, const unsigned long *state_requests,
-                        struct sm_error *err);
+int sandbox_filters_new(struct sandbox_filters **ret, struct sm_error *err);
 void sandbox_filters_free(struct sandbox_filters *f);
 
 /* Shut the calling thread in for good. Any other system call than those of its list kills the process. */

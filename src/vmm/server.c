@@ -342,7 +342,7 @@ int server_shut_in(struct server *s, struct sm_error *err)
     close_fd(&s->kvm_fd);
     close_fd(&s->kernel_fd);
     close_fd(&s->initramfs_fd);
-    r = sandbox_filters_new(&s->filters, hv_kvm.run_request, hv_kvm.state_requests, err);
+    r = sandbox_filters_new(&s->filters, err);
     if (r == 0)
         r = sandbox_enter(&s->sandbox, err);
     if (r == 0)
