@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
@@ -179,7 +180,7 @@ int machine_pages_written(const struct machine *m, uint64_t *bitmap, struct sm_e
 int machine_touched(struct machine *m, int fd, struct sm_error *err)
 {
     CLEANUP_FREE uint64_t *bitmap = machine_pages_new(m, err);
-    struct snap_runs runs = {0};
+    struct snap_runs runs = {0}, written = {0};
     int r = bitmap ? 0 : -ENOMEM;
 
     if (r == 0 && !m->origin.known)
@@ -188,8 +189,17 @@ int machine_touched(struct machine *m, int fd, struct sm_error *err)
         r = scan(m, SNAP_SCAN_TOUCHED, bitmap, err);
     if (r == 0)
         r = snap_runs_make(&runs, bitmap, page_count(m), SNAP_RUNS_TARGET, err);
+    if (r == 0) {
+        memset(bitmap, 0, SNAP_BITMAP_WORDS(page_count(m)) * sizeof(*bitmap));
+        r = scan(m, SNAP_SCAN_PRIVATE, bitmap, err);
+    }
+    if (r == 0)
+        r = snap_runs_make(&written, bitmap, page_count(m), SNAP_RUNS_TARGET, err);
+    if (r == 0)
+        r = snap_runs_mark_written(&runs, &written, err);
     if (r == 0)
         r = snap_runs_write(&runs, SNAP_RUNS_PREFETCH, fd, err);
     snap_runs_done(&runs);
+    snap_runs_done(&written);
     return r;
 }

@@ -29,4 +29,10 @@
 #define SNAP_RUNS_TARGET 1024u
 #define SNAP_RUNS_MAX    8192u
 
+/*
+ * Pages that a restore makes its own at once, because the last machine wrote to them. A list that says more was made
+ * behind a workload that wrote much; the next one may not.
+ */
+#define SNAP_OWN_MAX_PAGES 2048u
+
 #endif

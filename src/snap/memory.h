@@ -93,8 +93,8 @@ int snap_memory_map_diff(const struct snap_memory *m, const struct snap_runs *di
 int snap_memory_rewind(const struct snap_memory *m, const struct snap_runs *runs, struct sm_error *err);
 
 /*
- * Have the kernel read these pages into its page cache, unless they seem to be there; does not wait. Advice: what fails
- * is left.
+ * Have the kernel read these pages into its page cache, unless they seem to be there; does not wait for that. Those
+ * that are marked as written get a copy at once, unless they are many (SNAP_OWN_MAX_PAGES). Advice: what fails is left.
  */
 void snap_memory_prefetch(const struct snap_memory *m, const struct snap_runs *runs);
 

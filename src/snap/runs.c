@@ -31,6 +31,7 @@
 #define HEADER_BYTES 32
 #define HEADER_CRC   28 /* its offset; over what is before it, and all runs */
 #define RUN_BYTES    8
+#define RUN_WRITTEN  (1u << 31) /* in the count, of a prefetch list only: more than pages of any memory */
 #define VERSION      1u
 
 static const struct {
@@ -128,6 +129,44 @@ void snap_runs_done(struct snap_runs *runs)
     *runs = (struct snap_runs){0};
 }
 
+int snap_runs_mark_written(struct snap_runs *runs, const struct snap_runs *written, struct sm_error *err)
+{
+    /* Each end of a written run splits one run at most. */
+    struct snap_run *out = calloc((size_t)runs->n + 2 * (size_t)written->n + 1, sizeof(*out));
+    uint32_t n = 0, w = 0;
+
+    if (!out)
+        return sm_error_set(err, ENOMEM, "no memory for a list of pages");
+    for (uint32_t i = 0; i < runs->n; i++) {
+        uint32_t at = runs->run[i].first, end = at + runs->run[i].count;
+
+        while (at < end) {
+            while (w < written->n && written->run[w].first + written->run[w].count <= at)
+                w++;
+            uint32_t from = w < written->n ? written->run[w].first : end;
+            bool in = from <= at;
+            uint32_t stop = in ? from + written->run[w].count : from;
+
+            stop = stop < end ? stop : end;
+            out[n++] = (struct snap_run){.first = at, .count = stop - at, .written = in};
+            at = stop;
+        }
+    }
+    free(runs->run);
+    runs->run = out;
+    runs->n = n;
+    return 0;
+}
+
+uint32_t snap_runs_written(const struct snap_runs *runs)
+{
+    uint32_t sum = 0;
+
+    for (uint32_t i = 0; i < runs->n; i++)
+        sum += runs->run[i].written ? runs->run[i].count : 0;
+    return sum;
+}
+
 void snap_runs_mark(const struct snap_runs *runs, uint64_t *bitmap)
 {
     for (uint32_t i = 0; i < runs->n; i++)
@@ -157,7 +196,7 @@ int snap_runs_write(const struct snap_runs *runs, enum snap_runs_kind kind, int 
     buf_u32(&b, 0);
     for (uint32_t i = 0; i < runs->n; i++) {
         buf_u32(&b, runs->run[i].first);
-        buf_u32(&b, runs->run[i].count);
+        buf_u32(&b, runs->run[i].count | (runs->run[i].written ? RUN_WRITTEN : 0));
     }
     int r = b.bad ? -ENOMEM : 0;
     if (r == 0) {
@@ -234,6 +273,9 @@ int snap_runs_read(struct snap_runs *ret, enum snap_runs_kind kind, uint32_t pag
         struct snap_run run = {.first = reader_u32(&in)};
 
         run.count = reader_u32(&in);
+        run.written = kind == SNAP_RUNS_PREFETCH && run.count & RUN_WRITTEN;
+        if (run.written)
+            run.count &= ~RUN_WRITTEN;
         if (run.first < at || run.count == 0 || !range_within(run.first, run.count, pages))
             r = sm_error_set(err, EBADMSG,
                              "the snapshot's %s is not usable: run %u is not behind the one before it, "

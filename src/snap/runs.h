@@ -16,6 +16,7 @@
 
 struct snap_run {
     uint32_t first, count; /* pages; count > 0 */
+    bool written;          /* of a prefetch list: these pages were written to */
 };
 
 /* Sorted, without overlap, all below `pages`. */
@@ -56,6 +57,12 @@ uint32_t snap_bits_count(const uint64_t *bitmap, uint32_t pages);
 int snap_runs_make(struct snap_runs *ret, const uint64_t *bitmap, uint32_t pages, uint32_t target,
                    struct sm_error *err);
 void snap_runs_done(struct snap_runs *runs);
+
+/* Split the runs where a run of `written` begins or ends, and mark those that lie in one. 0 or -ENOMEM. */
+int snap_runs_mark_written(struct snap_runs *runs, const struct snap_runs *written, struct sm_error *err);
+
+/* Pages in the runs that are marked. */
+uint32_t snap_runs_written(const struct snap_runs *runs);
 
 /* Sets the bits of all pages in the list. */
 void snap_runs_mark(const struct snap_runs *runs, uint64_t *bitmap);

@@ -270,6 +270,14 @@ static void a_diff_that_does_not_fit_is_refused(void **state)
     env_close(&files);
 }
 
+static bool is_written(const struct snap_runs *runs, uint32_t page)
+{
+    for (uint32_t i = 0; i < runs->n; i++)
+        if (page >= runs->run[i].first && page - runs->run[i].first < runs->run[i].count)
+            return runs->run[i].written;
+    return false;
+}
+
 static void touched_pages_are_listed_and_read_ahead(void **state)
 {
     struct env *e = *state;
@@ -288,11 +296,22 @@ static void touched_pages_are_listed_and_read_ahead(void **state)
     assert_true(snap_bit(listed, 1050));
     assert_true(snap_bit(listed, 6000));
     assert_false(snap_bit(listed, 3000));
+    assert_false(is_written(&runs, 1050));
+    assert_true(is_written(&runs, 6000));
     snap_runs_done(&runs);
     env_finish(e);
 
+    /* The next one has those that were written to, before it does anything. */
     env_clone(e, &e->files);
+    int again = memfd_create("again", MFD_CLOEXEC);
+    assert_int_equal(machine_touched(e->m, again, NULL), 0);
+    assert_int_equal(snap_runs_read(&runs, SNAP_RUNS_PREFETCH, PAGES, again, NULL), 0);
+    assert_true(is_written(&runs, 6000));
+    assert_false(is_written(&runs, 1050));
+    snap_runs_done(&runs);
+    close(again);
     assert_int_equal(page(e, 1050)[0], (uint8_t)1050);
+    assert_int_equal(page(e, 6000)[0], 0); /* and not what the other wrote */
     env_finish(e);
     assert_int_equal(pwrite(e->files.prefetch, "x", 1, 40), 1); /* only advice: the clone is as good without */
     env_clone(e, &e->files);

@@ -377,7 +377,7 @@ static void a_merge_that_fails_is_told(void **state)
     struct sm_error err = SM_ERROR_INIT;
     struct guest *g = guest_new();
     struct snap_memory_stats stats;
-    struct snap_run one = {2, 1};
+    struct snap_run one = {2, 1, false};
     struct snap_runs runs = {.run = &one, .n = 1, .pages = PAGES};
     int r = -1, at;
 
@@ -423,7 +423,7 @@ static void pages_are_read_ahead(void **state)
 {
     struct guest *g = guest_new();
     struct snap_memory_stats stats;
-    struct snap_run run[] = {{10, 2}, {LOW - 1, 2}, {2000, 8}};
+    struct snap_run run[] = {{10, 2, false}, {LOW - 1, 2, false}, {2000, 8, false}};
     const struct snap_runs runs = {.run = run, .n = 3, .pages = PAGES};
     char path[] = "/var/tmp/sm-snap-XXXXXX"; /* on a disk, where there is one */
     int fd = mkstemp(path);

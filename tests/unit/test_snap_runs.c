@@ -37,7 +37,7 @@ static void runs_of_a_bitmap(void **state)
     set(bitmap, 131, 1);
     set(bitmap, 999, 1);
     assert_int_equal(snap_runs_make(&runs, bitmap, PAGES, 10, NULL), 0);
-    static const struct snap_run expected[] = {{0, 1}, {60, 70}, {131, 1}, {999, 1}};
+    static const struct snap_run expected[] = {{0, 1, false}, {60, 70, false}, {131, 1, false}, {999, 1, false}};
     assert_int_equal(runs.n, 4);
     assert_memory_equal(runs.run, expected, sizeof(expected));
     assert_int_equal(snap_runs_total(&runs), 73);
@@ -63,12 +63,12 @@ static void short_gaps_are_joined_first(void **state)
     set(bitmap, 110, 1); /* nine */
     set(bitmap, 800, 1);
     assert_int_equal(snap_runs_make(&runs, bitmap, PAGES, 4, NULL), 0);
-    static const struct snap_run four[] = {{10, 3}, {100, 1}, {110, 1}, {800, 1}};
+    static const struct snap_run four[] = {{10, 3, false}, {100, 1, false}, {110, 1, false}, {800, 1, false}};
     assert_int_equal(runs.n, 4);
     assert_memory_equal(runs.run, four, sizeof(four));
     snap_runs_done(&runs);
     assert_int_equal(snap_runs_make(&runs, bitmap, PAGES, 3, NULL), 0);
-    static const struct snap_run three[] = {{10, 3}, {100, 11}, {800, 1}};
+    static const struct snap_run three[] = {{10, 3, false}, {100, 11, false}, {800, 1, false}};
     assert_int_equal(runs.n, 3);
     assert_memory_equal(runs.run, three, sizeof(three));
     snap_runs_done(&runs);
@@ -128,7 +128,7 @@ static void every_bitmap_is_covered(void **state)
     }
 }
 
-static struct snap_run sample_runs[] = {{3, 2}, {5, 1}, {900, 100}};
+static struct snap_run sample_runs[] = {{3, 2, false}, {5, 1, false}, {900, 100, false}};
 static const struct snap_runs sample = {.run = sample_runs, .n = 3, .pages = PAGES};
 
 struct image {
@@ -156,6 +156,15 @@ static struct image written(enum snap_runs_kind kind)
     return img;
 }
 
+static void assert_runs_equal(const struct snap_run *a, const struct snap_run *b, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(a[i].first, b[i].first);
+        assert_int_equal(a[i].count, b[i].count);
+        assert_int_equal(a[i].written, b[i].written);
+    }
+}
+
 static const char *verdict(const struct image *img, enum snap_runs_kind kind, uint32_t pages)
 {
     static struct sm_error err;
@@ -169,7 +178,7 @@ static const char *verdict(const struct image *img, enum snap_runs_kind kind, ui
     if (r == 0) {
         assert_int_equal(runs.n, 3);
         assert_int_equal(runs.pages, PAGES);
-        assert_memory_equal(runs.run, sample_runs, sizeof(sample_runs));
+        assert_runs_equal(runs.run, sample_runs, 3);
         snap_runs_done(&runs);
         return NULL;
     }
@@ -195,6 +204,43 @@ static void comes_back(void **state)
     assert_non_null(strstr(verdict(&prefetch, SNAP_RUNS_DIFF, PAGES), "list of changed pages is something else"));
     assert_non_null(strstr(verdict(&diff, SNAP_RUNS_PREFETCH, PAGES), "prefetch list is something else"));
     assert_non_null(strstr(verdict(&diff, SNAP_RUNS_DIFF, PAGES + 1), "memory of 1000 pages, not 1001"));
+}
+
+static void runs_are_split_by_what_was_written(void **state)
+{
+    static struct snap_run written_runs[] = {{0, 2, false},    {8, 4, false},   {20, 1, false}, {25, 100, false},
+                                             {890, 20, false}, {950, 5, false}, {999, 1, false}};
+    static const struct snap_runs all_written = {.run = written_runs, .n = 7, .pages = PAGES};
+    static const struct snap_runs nothing = {.pages = PAGES};
+    const struct snap_run expected[] = {{1, 1, true},   {2, 6, false},    {8, 2, true},    {20, 1, true},
+                                        {21, 4, false}, {25, 5, true},    {900, 10, true}, {910, 40, false},
+                                        {950, 5, true}, {955, 44, false}, {999, 1, true}};
+    struct snap_run some[] = {{1, 9, false}, {20, 10, false}, {900, 100, false}};
+    struct snap_runs runs = {.run = calloc(3, sizeof(some[0])), .n = 3, .pages = PAGES}, back;
+    int fd = memory_file();
+
+    memcpy(runs.run, some, sizeof(some));
+    assert_int_equal(snap_runs_mark_written(&runs, &nothing, NULL), 0);
+    assert_int_equal(runs.n, 3);
+    assert_runs_equal(runs.run, some, 3);
+    assert_int_equal(snap_runs_written(&runs), 0);
+    assert_int_equal(snap_runs_mark_written(&runs, &all_written, NULL), 0);
+    assert_int_equal(runs.n, ARRAY_SIZE(expected));
+    assert_runs_equal(runs.run, expected, runs.n);
+    assert_int_equal(snap_runs_total(&runs), 119);
+    assert_int_equal(snap_runs_written(&runs), 25);
+
+    assert_int_equal(snap_runs_write(&runs, SNAP_RUNS_PREFETCH, fd, NULL), 0);
+    assert_int_equal(snap_runs_read(&back, SNAP_RUNS_PREFETCH, PAGES, fd, NULL), 0);
+    assert_int_equal(back.n, runs.n);
+    assert_runs_equal(back.run, runs.run, runs.n);
+    snap_runs_done(&back);
+    close(fd);
+    fd = memory_file();
+    assert_int_equal(snap_runs_write(&runs, SNAP_RUNS_DIFF, fd, NULL), 0);
+    assert_int_equal(snap_runs_read(&back, SNAP_RUNS_DIFF, PAGES, fd, NULL), -EBADMSG); /* a diff knows no such mark */
+    close(fd);
+    snap_runs_done(&runs);
 }
 
 static void damage_is_refused(void **state)
@@ -258,7 +304,7 @@ static void more_runs_than_allowed(void **state)
     struct sm_error err = SM_ERROR_INIT;
 
     for (uint32_t i = 0; i < n; i++)
-        many.run[i] = (struct snap_run){2 * i, 1};
+        many.run[i] = (struct snap_run){2 * i, 1, false};
     for (; many.n >= SNAP_RUNS_MAX; many.n--) {
         int fd = memory_file();
 
@@ -299,6 +345,7 @@ int main(void)
         cmocka_unit_test(few_runs_are_made_where_it_is_cheap),
         cmocka_unit_test(every_bitmap_is_covered),
         cmocka_unit_test(comes_back),
+        cmocka_unit_test(runs_are_split_by_what_was_written),
         cmocka_unit_test(damage_is_refused),
         cmocka_unit_test(hostile_lists_are_refused),
         cmocka_unit_test(more_runs_than_allowed),
