@@ -163,8 +163,7 @@ void sm_vm_settle(struct sm_vm *vm)
     struct control_request req = {.type = CONTROL_TOUCHED};
     CLEANUP_FD int fd = -1;
 
-    if (vm->origin != SM_VM_RESTORED || vm->from->prefetch_fd >= 0 || !vm->execs_ended || vm->settled ||
-        vm->ended.code || vm->stays)
+    if (!vm->from || vm->from->prefetch_fd >= 0 || !vm->execs_ended || vm->settled || vm->ended.code || vm->stays)
         return;
     vm->settled = true;
     fd = snapshot_prefetch_file(vm->from, NULL);

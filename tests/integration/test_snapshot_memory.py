@@ -95,10 +95,14 @@ def memory_of(worker, size):
     return data
 
 
+WRITTEN = 1 << 31  # in the count of a run
+
+
 def runs(path):
     data = path.read_bytes()
     (n,) = struct.unpack_from("<I", data, 20)
-    return [struct.unpack_from("<II", data, 32 + 8 * i) for i in range(n)]
+    pairs = [struct.unpack_from("<II", data, 32 + 8 * i) for i in range(n)]
+    return [(first, count & ~WRITTEN) for first, count in pairs]
 
 
 def merged(base, diff):
