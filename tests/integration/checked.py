@@ -9,9 +9,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import agentclient
 import pytest
+import snapstate
 import worker as w
 from conftest import OUT, SOAK, environment, image
 from test_worker import BOOT, INITRAMFS, KERNEL, VMM
@@ -79,7 +81,7 @@ class Machine:
     def evidence(self):
         """What there is to be known of a machine that fails: its console, what its threads are at, its exits."""
         found = [f"events: {self.worker.events}"]
-        for what in (lambda: self.run("/bin/sh", "-c", THREADS)[1], self.worker.console, self.worker.stats):
+        for what in (lambda: self.run("/bin/sh", "-c", THREADS)[1], self.worker.console, self.worker.stats, self.where):
             try:
                 found.append(str(what()))
             except (OSError, EOFError, w.WorkerError, agentclient.AgentError) as gone:
@@ -87,6 +89,12 @@ class Machine:
         if (status := self.worker.ended()) is not None:
             found.append(f"the worker ended with {status}; events since: {self.worker.events}")
         return "\n" + "\n".join(found)
+
+    def where(self):
+        """Where its processors are."""
+        with tempfile.TemporaryDirectory() as top:
+            self.worker.save(top)
+            return snapstate.where((pathlib.Path(top) / "state").read_bytes())
 
     def stop(self):
         self.worker.close()

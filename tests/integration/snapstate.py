@@ -57,6 +57,21 @@ class State:
         return head + struct.pack("<I", crc32c(head)) + table + body
 
 
+CPUID_ENTRY = 25  # bytes
+VCPU_FIXED = 4 + 1 + 8 + 4  # between a vCPU's CPUID table and its registers
+RSP, RIP, RFLAGS = (8 * n for n in (6, 16, 17))  # among them
+
+
+def where(state):
+    """Where each vCPU is, in words."""
+    said = []
+    for section in (s for s in State(state).sections if s.tag == "VCPU"):
+        at = 4 + CPUID_ENTRY * section.get(0, "I") + VCPU_FIXED
+        rip, rsp, flags = (section.get(at + register, "Q") for register in (RIP, RSP, RFLAGS))
+        said.append(f"vcpu {section.index}: run state {section.get(at - 4, 'I')} rip {rip:#x} rsp {rsp:#x} rflags {flags:#x}")
+    return "; ".join(said)
+
+
 def runs(kind, pages, items, version=1):
     """A list of page runs, `diff` or `prefetch`, whatever is in it."""
     body = b"".join(struct.pack("<II", first, count) for first, count in items)

@@ -19,7 +19,6 @@ from test_worker import VMM
 
 MEMORY = 32  # MiB
 PAGES = MEMORY * 256
-VCPU_FIXED = 4 + 1 + 8 + 4  # bytes between a vCPU's CPUID table and its registers
 QUEUE = 34  # bytes of a queue's state
 
 
@@ -180,7 +179,7 @@ def test_sections_cut_and_padded(saved, state):
 def test_counts(saved, state, count):
     vcpu = state.section("VCPU")
     cpuid = 4 + 25 * vcpu.get(0, "I")
-    xcrs = cpuid + VCPU_FIXED + 18 * 8 + 8 * 23 + 2 * 10 + 12 * 8
+    xcrs = cpuid + snapstate.VCPU_FIXED + 18 * 8 + 8 * 23 + 2 * 10 + 12 * 8
     xsave = xcrs + 4 + 12 * vcpu.get(xcrs, "I")
     msrs = xsave + 4 + vcpu.get(xsave, "I") + 7 * 8 + 1024
     for at in (0, xcrs, xsave, msrs):
@@ -196,7 +195,7 @@ def test_counts(saved, state, count):
 def test_registers_that_no_processor_takes(saved, state, value):
     """Each of a vCPU's numbers in turn: refused, or the guest's own end."""
     vcpu = state.section("VCPU")
-    first = 4 + 25 * vcpu.get(0, "I") + VCPU_FIXED
+    first = 4 + 25 * vcpu.get(0, "I") + snapstate.VCPU_FIXED
     last = first + 18 * 8 + 8 * 23 + 2 * 10 + 12 * 8 - 8
     for at in range(first, last, 8 if SOAK else 24):
         kept = vcpu.get(at, "Q")
