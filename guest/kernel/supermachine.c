@@ -26,8 +26,8 @@
  * Park. Every CPU but the first is asked by an asynchronous call to spin in it, interrupts off, until `released`. A call
  * that arrives late finds `released` set and leaves, without a word to the host, which may be waiting for the answer to
  * another wish. So nobody waits for CPUs which cannot answer. The first CPU stays in the thread until it is told to go
- * on, with interrupts on: anything else that ran there might wait for an answer of a parked CPU, without ever giving the
- * thread its turn again. A machine may be saved at any point of this, and its clone comes to hear that it is restored,
+ * on and has released the others, with interrupts on and soft ones off: anything else that ran there might wait for an
+ * answer, or a lock, of a parked CPU, without ever giving the thread its turn again. A machine may be saved at any point of this, and its clone comes to hear that it is restored,
  * never that it may unpark: so it forgets a wish that its thread has not seen, and every wait ends with that news, also
  * the one for CPUs that have been released, which the host may hold back until this one has done its part.
  *
@@ -37,6 +37,7 @@
 #define pr_fmt(fmt) "supermachine: " fmt
 
 #include <linux/atomic.h>
+#include <linux/bottom_half.h>
 #include <linux/cpumask.h>
 #include <linux/fs.h>
 #include <linux/interrupt.h>
@@ -359,15 +360,21 @@ static irqreturn_t sm_interrupt(int irq, void *data)
 static irqreturn_t sm_act(int irq, void *data)
 {
     struct sm_lifecycle *lc = data;
-    u32 bits = atomic_xchg(&lc->todo, 0);
     struct sm_file *sf;
+    u32 now, bits = 0;
 
-    if (bits & SM_LC_INT_RESTORED)
-        sm_step_clock(lc);
-    if (bits & SM_LC_INT_UNPARK)
-        sm_release(lc);
-    else if (bits & SM_LC_INT_PARK)
-        sm_park_until_told(lc);
+    local_bh_disable(); /* see Park above */
+    do {
+        now = atomic_xchg(&lc->todo, 0);
+        bits |= now;
+        if (now & SM_LC_INT_RESTORED)
+            sm_step_clock(lc);
+        if (now & SM_LC_INT_UNPARK)
+            sm_release(lc);
+        else if (now & SM_LC_INT_PARK)
+            sm_park_until_told(lc);
+    } while ((now & (SM_LC_INT_PARK | SM_LC_INT_UNPARK)) == SM_LC_INT_PARK);
+    local_bh_enable();
 
     spin_lock_irq(&lc->lock);
     /* Whole: the interrupt, which writes it, comes to this CPU only. It takes no lock, since a CPU that is not yet running
