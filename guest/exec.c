@@ -156,9 +156,8 @@ static void end(struct ga_exec *x)
     x->state = ENDED;
     x->deadline_ns = 0;
     close_all(x);
-    if (!x->conn)
-        return;
-    send_end(x);
+    if (x->conn)
+        send_end(x);
 }
 
 /* ---- Output ---- */

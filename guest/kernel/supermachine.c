@@ -27,9 +27,10 @@
  * that arrives late finds `released` set and leaves, without a word to the host, which may be waiting for the answer to
  * another wish. So nobody waits for CPUs which cannot answer. The first CPU stays in the thread until it is told to go
  * on and has released the others, with interrupts on and soft ones off: anything else that ran there might wait for an
- * answer, or a lock, of a parked CPU, without ever giving the thread its turn again. A machine may be saved at any point of this, and its clone comes to hear that it is restored,
- * never that it may unpark: so it forgets a wish that its thread has not seen, and every wait ends with that news, also
- * the one for CPUs that have been released, which the host may hold back until this one has done its part.
+ * answer, or a lock, of a parked CPU, without ever giving the thread its turn again. A machine may be saved at any point
+ * of this, and its clone comes to hear that it is restored, never that it may unpark: so it forgets a wish that its
+ * thread has not seen, and every wait ends with that news, also the one for CPUs that have been released, which the host
+ * may hold back until this one has done its part.
  *
  * Limits: one device; a record is 16 bytes, a notice 24, a text SM_LC_TEXT_SIZE; nothing a program writes is kept. The
  * device node is root's.

@@ -140,7 +140,7 @@ def test_a_processor_this_host_has_not(saved, state):
     """A feature in the CPUID table that is not offered here: leaf 1, a bit of ECX that no processor sets for a guest."""
     vcpu = state.section("VCPU")
     for n in range(vcpu.get(0, "I")):
-        at = 4 + 25 * n
+        at = 4 + snapstate.CPUID_ENTRY * n
         if vcpu.get(at, "I") == 7 and vcpu.get(at + 4, "I") == 0:
             vcpu.put(at + 9 + 4, "I", 0xFFFFFFFF)  # EBX: everything
     refused_state(saved, state, "processor|CPU|feature")
@@ -178,7 +178,7 @@ def test_sections_cut_and_padded(saved, state):
 @pytest.mark.parametrize("count", [0, 257, 1 << 31, 0xFFFFFFFF])
 def test_counts(saved, state, count):
     vcpu = state.section("VCPU")
-    cpuid = 4 + 25 * vcpu.get(0, "I")
+    cpuid = 4 + snapstate.CPUID_ENTRY * vcpu.get(0, "I")
     xcrs = cpuid + snapstate.VCPU_FIXED + 18 * 8 + 8 * 23 + 2 * 10 + 12 * 8
     xsave = xcrs + 4 + 12 * vcpu.get(xcrs, "I")
     msrs = xsave + 4 + vcpu.get(xsave, "I") + 7 * 8 + 1024
@@ -195,7 +195,7 @@ def test_counts(saved, state, count):
 def test_registers_that_no_processor_takes(saved, state, value):
     """Each of a vCPU's numbers in turn: refused, or the guest's own end."""
     vcpu = state.section("VCPU")
-    first = 4 + 25 * vcpu.get(0, "I") + snapstate.VCPU_FIXED
+    first = 4 + snapstate.CPUID_ENTRY * vcpu.get(0, "I") + snapstate.VCPU_FIXED
     last = first + 18 * 8 + 8 * 23 + 2 * 10 + 12 * 8 - 8
     for at in range(first, last, 8 if SOAK else 24):
         kept = vcpu.get(at, "Q")
