@@ -23,14 +23,15 @@
  * parked here, or not yet started by the host, which waits for SM_LC_RENEWED. Both end where the timekeeper has taken the
  * new time and before do_settimeofday64() waits for the other CPUs: in the timekeeper's own notifier.
  *
- * Park. Every CPU but the first is asked by an asynchronous call to spin in it, interrupts off, until `released`. A call
- * that arrives late finds `released` set and leaves, without a word to the host, which may be waiting for the answer to
- * another wish. So nobody waits for CPUs which cannot answer. The first CPU stays in the thread until it is told to go
- * on and has released the others, with interrupts on and soft ones off: anything else that ran there might wait for an
- * answer, or a lock, of a parked CPU, without ever giving the thread its turn again. A machine may be saved at any point
- * of this, and its clone comes to hear that it is restored, never that it may unpark: so it forgets a wish that its
- * thread has not seen, and every wait ends with that news, also the one for CPUs that have been released, which the host
- * may hold back until this one has done its part.
+ * Park. Every CPU but the first is asked by an asynchronous call to spin in it, interrupts off, until `released`. A
+ * call that arrives late finds `released` set and leaves, without a word to the host, which may be waiting for the
+ * answer to another wish. So nobody waits for CPUs which cannot answer. The first CPU stays in the thread until it is
+ * told to go on and has released the others, with interrupts on and soft ones off: anything else that ran there might
+ * wait for an answer, or a lock, of a parked CPU, without ever giving the thread its turn again. They come on where the
+ * others are let go, since do_settimeofday64() may sleep after that. A machine may be saved at any point of this, and
+ * its clone comes to hear that it is restored, never that it may unpark: so it forgets a wish that its thread has not
+ * seen, and every wait ends with that news, also the one for CPUs that have been released, which the host may hold back
+ * until this one has done its part.
  *
  * Limits: one device; a record is 16 bytes, a notice 24, a text SM_LC_TEXT_SIZE; nothing a program writes is kept. The
  * device node is root's.
@@ -52,9 +53,11 @@
 #include <linux/panic_notifier.h>
 #include <linux/platform_device.h>
 #include <linux/poll.h>
+#include <linux/preempt.h>
 #include <linux/pvclock_gtod.h>
 #include <linux/random.h>
 #include <linux/reboot.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/spinlock.h>
@@ -70,17 +73,17 @@
 #include "lifecycle_regs.h"
 
 struct sm_lifecycle {
-    void __iomem *regs; /* NULL: no device */
-    u32 known;          /* SM_LC_INT_* bits that the device's features make it use */
+    void __iomem *regs;          /* NULL: no device */
+    u32 known;                   /* SM_LC_INT_* bits that the device's features make it use */
     spinlock_t lock;
-    struct list_head files; /* of struct sm_file; guarded by lock */
+    struct list_head files;      /* of struct sm_file; guarded by lock */
     wait_queue_head_t wait;
-    atomic_t todo;     /* SM_LC_INT_* bits, from the interrupt to its thread */
-    u64 generation[2]; /* the last one seen; the interrupt's */
-    u64 told[2];       /* the one that readers get; guarded by lock */
-    bool stepping;     /* the thread is setting the clock */
-    bool released;     /* parked CPUs may go */
-    atomic_t parked;   /* how many are */
+    atomic_t todo;               /* SM_LC_INT_* bits, from the interrupt to its thread */
+    u64 generation[2];           /* the last one seen; the interrupt's */
+    u64 told[2];                 /* the one that readers get; guarded by lock */
+    struct task_struct *stepper; /* the thread, while it sets the clock */
+    bool released;               /* parked CPUs may go */
+    atomic_t parked;             /* how many are */
 };
 
 static DEFINE_PER_CPU(call_single_data_t, sm_park_call);
@@ -275,6 +278,9 @@ static void sm_park(struct sm_lifecycle *lc)
 
 static void sm_park_until_told(struct sm_lifecycle *lc)
 {
+    /* Where CPU 0 can be taken offline the thread may be elsewhere. It can't park its own CPU: the host goes on without. */
+    if (smp_processor_id() != 0)
+        return;
     sm_park(lc);
     while (!sm_told_to_go_on(lc))
         cpu_relax();
@@ -314,28 +320,33 @@ static void sm_renewed(struct sm_lifecycle *lc)
     writel(1, lc->regs + SM_LC_RENEWED);
 }
 
-/* The timekeeper has new values; called under its locks, at every one of its updates. */
+/* The timekeeper has new values; called under its locks, interrupts off, at every one of its updates, whoever makes it:
+ * another CPU, or a tick at a leap second, even one that came in the thread's middle. */
 static int sm_timekeeper(struct notifier_block *nb, unsigned long was_set, void *data)
 {
-    if (was_set && READ_ONCE(sm_device.stepping)) {
-        WRITE_ONCE(sm_device.stepping, false);
+    if (was_set && in_task() && READ_ONCE(sm_device.stepper) == current) {
+        WRITE_ONCE(sm_device.stepper, NULL);
         sm_renewed(&sm_device);
+        _local_bh_enable(); /* those that wait have their turn when the thread enables them the next time */
     }
     return NOTIFY_OK;
 }
 
 static struct notifier_block sm_timekeeper_nb = {.notifier_call = sm_timekeeper};
 
+/* Soft interrupts are off before and after, and on from the release of the other CPUs to the end of the call. */
 static void sm_step_clock(struct sm_lifecycle *lc)
 {
     struct timespec64 now = ns_to_timespec64(sm_read64(lc, SM_LC_WALL_CLOCK));
 
-    WRITE_ONCE(lc->stepping, true);
+    WRITE_ONCE(lc->stepper, current);
     if (do_settimeofday64(&now))
         pr_warn("the host's clock says %lld s, which can't be set\n", (long long)now.tv_sec);
-    if (READ_ONCE(lc->stepping)) { /* refused before the timekeeper saw it */
-        WRITE_ONCE(lc->stepping, false);
+    if (READ_ONCE(lc->stepper)) { /* refused before the timekeeper saw it */
+        WRITE_ONCE(lc->stepper, NULL);
         sm_renewed(lc);
+    } else {
+        local_bh_disable();
     }
 }
 

@@ -8,11 +8,12 @@
  * them:
  *
  *     memory N   pinned to processor N, never sleeps: each page of its share must hold what was last written there,
- * word for word, and is then written anew. With it, on the same processor: clocks that must never be behind what any
- * other processor has read before (MONOTONIC, MONOTONIC_RAW, BOOTTIME), its own time stamp counter, and a sum of
- * floating point numbers whose registers must survive. relay N    pinned to processor N: a token goes round all of them
- * through pipes, each sleeps a millisecond first. So every processor's timer and every wake-up from one to the next is
- * needed. timers     a timerfd's expirations are neither too many nor too few for the time gone by; an interval timer's
+ *                word for word, and is then written anew. With it, on the same processor: clocks that must never be
+ *                behind what any other processor has read before (MONOTONIC, MONOTONIC_RAW, BOOTTIME), its own time
+ *                stamp counter, and a sum of floating point numbers whose registers must survive.
+ *     relay N    pinned to processor N: a token goes round all of them through pipes, each sleeps a millisecond
+ *                first. So every processor's timer and every wake-up from one to the next is needed.
+ *     timers     a timerfd's expirations are neither too many nor too few for the time gone by; an interval timer's
  *                signals; poll's and a condition variable's time-outs, none of them early.
  *     io         files of the image, read from the disk again each time, and a file that is written, renamed, and is
  *                there next time.
@@ -21,7 +22,7 @@
  *
  * A timer that never fires, or a wake-up that is lost, stops an activity: then its rounds do not go on, and
  * checks_verify names it. The first fault found is kept; the thread that found it goes on, since stopping would look
- * like another.
+ * like another. A kernel that has warned (of a lock, of sleeping where it must not) is at fault, too.
  */
 #include "check.h"
 
@@ -84,6 +85,7 @@ static struct {
     size_t share;
     _Atomic uint64_t seen[CLOCKS]; /* the latest that any processor has read */
     int relay[MAX_CPUS][2];
+    unsigned long tainted, warnings; /* of the kernel, at the start */
     struct {
         unsigned accepted, open, ended, reset;
     } peers;
@@ -475,6 +477,29 @@ static void *run_echo(void *arg)
 
 /* --- all of them --- */
 
+static unsigned long number_in(const char *path)
+{
+    unsigned long n = 0;
+    FILE *f = fopen(path, "re");
+
+    if (!f || fscanf(f, "%lu", &n) != 1)
+        fault("%s can't be read", path);
+    if (f)
+        fclose(f);
+    return n;
+}
+
+/* Linux, Documentation/admin-guide/tainted-kernels.rst and Documentation/ABI/testing/sysfs-kernel-warn_count. */
+static unsigned long tainted(void)
+{
+    return number_in("/proc/sys/kernel/tainted");
+}
+
+static unsigned long warnings(void)
+{
+    return number_in("/sys/kernel/warn_count");
+}
+
 static void start(void *(*run)(void *), int cpu, const char *name)
 {
     struct activity *a = &all.activity[all.n_activities++];
@@ -512,6 +537,8 @@ void checks_start(size_t mib)
     all.cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
     if (all.cpus > MAX_CPUS)
         all.cpus = MAX_CPUS;
+    all.tainted = tainted();
+    all.warnings = warnings();
     all.share = (mib << 20) / PAGE / (size_t)all.cpus;
     all.memory =
         mmap(NULL, all.share * (size_t)all.cpus * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -545,6 +572,9 @@ bool checks_verify(unsigned seconds, char *text, size_t len)
     bool late = false, good = true;
     size_t at = 0;
 
+    if (tainted() != all.tainted || warnings() != all.warnings)
+        fault("the kernel has warned: tainted %#lx, was %#lx; %lu warnings, were %lu", tainted(), all.tainted,
+              warnings(), all.warnings);
     pthread_mutex_lock(&all.lock);
     for (unsigned i = 0; i < all.n_activities; i++)
         wanted[i] = all.activity[i].rounds + 2; /* the one under way, and a whole one */

@@ -61,3 +61,36 @@ def test_a_restore_of_a_restore(lab, shelf):
             shelf.drop(last)
         machine = lab.restore(saved, vcpus=vcpus)
         assert machine.verify().startswith("ok"), f"at depth {depth}"
+
+
+def test_a_kernel_that_has_warned_is_at_fault(lab):
+    """The check program's own check."""
+    machine = lab.boot()
+    machine.verify()
+    assert machine.run("/bin/sh", "-c", "echo 16384 >/proc/sys/kernel/tainted")[0] == 0
+    status, out = machine.run("/bin/check", "verify", "60")
+    assert status == 1 and "the kernel has warned: tainted 0x4" in out, out
+
+
+MARKS = ("/proc/sys/kernel/tainted", "/sys/kernel/warn_count")
+HOTPLUG = """cd /sys/devices/system/cpu && while :; do
+    for n in 1 2 3; do echo 0 >cpu$n/online; done; for n in 1 2 3; do echo 1 >cpu$n/online; done; done"""
+
+
+def test_processors_that_come_and_go(lab, shelf):
+    """Saved while the guest takes processors offline and back: its clones answer, their processors come and go on, and no
+    kernel warns."""
+    parent = lab.boot(vcpus=4, mib=0)
+    assert parent.run("/bin/sh", "-c", f"({HOTPLUG}) </dev/null >/dev/null 2>&1 &")[0] == 0
+    marks = parent.run("/bin/cat", *MARKS)[1]
+    for n in range(max(3, rounds(30))):
+        saved = shelf.new()
+        way = WAYS[n % 3]
+        parent.worker.save(saved, **way)
+        clone = lab.restore(saved, vcpus=4)
+        assert clone.run("/bin/cat", *MARKS) == (0, marks), f"round {n}, saved with {way}"
+        if way.get("stop"):
+            parent.stop()
+            parent = clone
+        else:
+            clone.stop()
