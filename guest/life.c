@@ -4,7 +4,8 @@
  *
  * A restore is heard of twice: the driver's notice comes by itself, the host's RENEW on a connection, in any order. Who
  * comes first renews; the generation tells that it is the same restore. Only RENEW has a host name and a signal, and
- * any RENEW ends the heartbeats.
+ * only a RENEW, any, ends the heartbeats: a base's guest is set up, and may have begun to beat, before the notice of
+ * its own restore comes, which the driver gives when it has set the clock.
  */
 #include "life.h"
 
@@ -31,7 +32,6 @@ static void renew(struct ga_life *l, const uint8_t generation[AGENT_GENERATION_S
 {
     if (!ga_identity_renew(&l->id, generation))
         return;
-    ga_source_close(l->loop, &l->heartbeat);
     l->signalled = false;
 }
 

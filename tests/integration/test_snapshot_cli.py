@@ -156,6 +156,14 @@ def test_a_command_goes_on_from_its_trigger(sm, busybox):
 
 
 @pytest.mark.kvm
+@pytest.mark.parametrize("cpus", ["1", "4"])
+def test_heartbeats_end_a_bake(sm, busybox, cpus):
+    made = json.loads(ok(sm("bake", "--force", "--json", "--cpus", cpus, "--trigger", "heartbeat=3", "--after", "60000",
+                            busybox, "sleep", "300")))
+    assert made["line"].startswith("trigger heartbeat fired after "), made["line"]
+
+
+@pytest.mark.kvm
 def test_require_listener_refuses(sm, busybox):
     refused(sm("bake", "--require-listener", "--after", "1000", busybox, "sleep", "60"),
             "listener readiness timeout after 1000 ms; refusing zero-listener snapshot")
