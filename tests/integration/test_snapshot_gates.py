@@ -89,6 +89,7 @@ def test_processors_that_come_and_go(lab, shelf):
         parent.worker.save(saved, **way)
         clone = lab.restore(saved, vcpus=4)
         assert clone.run("/bin/cat", *MARKS) == (0, marks), f"round {n}, saved with {way}"
+        shelf.drop(saved)
         if way.get("stop"):
             parent.stop()
             parent = clone
