@@ -101,11 +101,10 @@ def test_a_store_that_takes_nothing(run, baked_home):
         subprocess.run(["mount", "-o", "remount,rw", baked_home], check=True)
 
 
-@pytest.mark.skipif(not SOAK, reason="long: with SOAK=1")
 def test_replaced_while_it_is_restored(start, run, sm, baked_home, busybox):
     """Baked by force again and again while others run it: each run is right, from the old or from the new one."""
     run()
-    for _ in range(10):
+    for _ in range(10 if SOAK else 2):
         baking = start("bake", "--force", "-q", busybox, env={"SUPERMACHINE_HOME": str(baked_home)})
         while baking.poll() is None:
             run()
@@ -113,7 +112,6 @@ def test_replaced_while_it_is_restored(start, run, sm, baked_home, busybox):
     assert sm("snapshot", "verify", snapshots(sm, baked_home)["bake"].name, store=baked_home).returncode == 0
 
 
-@pytest.mark.skipif(not SOAK, reason="long: with SOAK=1")
 def test_two_at_once(start, run, baked_home, busybox):
     run()
     several = [start("run", busybox, *ECHO, env={"SUPERMACHINE_HOME": str(baked_home)}) for _ in range(4)]
