@@ -73,8 +73,10 @@ def test_a_kernel_that_has_warned_is_at_fault(lab):
 
 
 MARKS = ("/proc/sys/kernel/tainted", "/sys/kernel/warn_count")
-HOTPLUG = """cd /sys/devices/system/cpu && while :; do
-    for n in 1 2 3; do echo 0 >cpu$n/online; done; for n in 1 2 3; do echo 1 >cpu$n/online; done; done"""
+HOTPLUG = """i=0; cd /sys/devices/system/cpu && while :; do
+    for n in 1 2 3; do echo 0 >cpu$n/online; done; for n in 1 2 3; do echo 1 >cpu$n/online; done
+    i=$((i + 1)); echo $i >/turns.new; mv /turns.new /turns; done"""
+TURN = "until [ -f /turns ]; do :; done; read a </turns; b=$a; until [ $b != $a ]; do read b </turns; done"
 
 
 def test_processors_that_come_and_go(lab, shelf):
@@ -88,6 +90,7 @@ def test_processors_that_come_and_go(lab, shelf):
         way = WAYS[n % 3]
         parent.worker.save(saved, **way)
         clone = lab.restore(saved, vcpus=4)
+        assert clone.run("/bin/sh", "-c", TURN) == (0, ""), f"round {n}, saved with {way}"
         assert clone.run("/bin/cat", *MARKS) == (0, marks), f"round {n}, saved with {way}"
         shelf.drop(saved)
         if way.get("stop"):
