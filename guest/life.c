@@ -30,9 +30,8 @@ void ga_life_tell(struct ga_life *l, uint32_t kind, uint64_t arg)
 
 static void renew(struct ga_life *l, const uint8_t generation[AGENT_GENERATION_SIZE])
 {
-    if (!ga_identity_renew(&l->id, generation))
-        return;
-    l->signalled = false;
+    if (ga_identity_renew(&l->id, generation))
+        l->signalled = false;
 }
 
 void ga_life_catch_up(struct ga_life *l)

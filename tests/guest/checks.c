@@ -569,12 +569,13 @@ bool checks_verify(unsigned seconds, char *text, size_t len)
     uint64_t until = now_ns(CLOCK_MONOTONIC) + (uint64_t)seconds * SECOND;
     const struct timespec deadline = {.tv_sec = (time_t)(until / SECOND), .tv_nsec = (long)(until % SECOND)};
     unsigned long wanted[MAX_ACTIVITIES];
+    const unsigned long now_tainted = tainted(), now_warnings = warnings();
     bool late = false, good = true;
     size_t at = 0;
 
-    if (tainted() != all.tainted || warnings() != all.warnings)
-        fault("the kernel has warned: tainted %#lx, was %#lx; %lu warnings, were %lu", tainted(), all.tainted,
-              warnings(), all.warnings);
+    if (now_tainted != all.tainted || now_warnings != all.warnings)
+        fault("the kernel has warned: tainted %#lx, was %#lx; %lu warnings, were %lu", now_tainted, all.tainted,
+              now_warnings, all.warnings);
     pthread_mutex_lock(&all.lock);
     for (unsigned i = 0; i < all.n_activities; i++)
         wanted[i] = all.activity[i].rounds + 2; /* the one under way, and a whole one */
